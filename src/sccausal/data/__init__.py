@@ -1,0 +1,54 @@
+"""How cells reach a model: interventions, registered fields, pairs of cells, and splits that cannot leak."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sccausal.data._interventions import Intervention, InterventionCodec
+from sccausal.data._keys import KEYS
+from sccausal.data._prediction import UNITS, prediction_anndata
+
+if TYPE_CHECKING:
+    from sccausal.data._fields import InterventionField, MuDataInterventionField, build_fields, restore_on_error
+    from sccausal.data._pairing import PairedDataset, PairedDataSplitter, StratifiedPairSampler
+    from sccausal.data._splits import Split
+    from sccausal.data._validation import check_matrix, check_obs_column
+
+# these import torch and scvi-tools, which baselines and metrics must not pay for
+_LAZY = {
+    "InterventionField": "_fields",
+    "MuDataInterventionField": "_fields",
+    "PairedDataSplitter": "_pairing",
+    "PairedDataset": "_pairing",
+    "Split": "_splits",
+    "StratifiedPairSampler": "_pairing",
+    "build_fields": "_fields",
+    "check_matrix": "_validation",
+    "check_obs_column": "_validation",
+    "restore_on_error": "_fields",
+}
+
+__all__ = [
+    "KEYS",
+    "UNITS",
+    "Intervention",
+    "InterventionCodec",
+    "InterventionField",
+    "MuDataInterventionField",
+    "PairedDataSplitter",
+    "PairedDataset",
+    "Split",
+    "StratifiedPairSampler",
+    "build_fields",
+    "check_matrix",
+    "check_obs_column",
+    "prediction_anndata",
+    "restore_on_error",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"sccausal.data.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'sccausal.data' has no attribute {name!r}")
