@@ -1,0 +1,1 @@
+"""Differentiable blocks: tensors in, tensors out."""
