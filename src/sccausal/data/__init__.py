@@ -10,7 +10,8 @@ from sccausal.data._keys import KEYS
 from sccausal.data._prediction import UNITS, prediction_anndata
 
 if TYPE_CHECKING:
-    from sccausal.data._fields import InterventionField, MuDataInterventionField, build_fields, restore_on_error
+    from sccausal.data._build import build_fields, restore_on_error
+    from sccausal.data._fields import InterventionField, MuDataInterventionField
     from sccausal.data._pairing import PairedDataset, PairedDataSplitter, StratifiedPairSampler
     from sccausal.data._splits import Split
     from sccausal.data._validation import check_matrix, check_obs_column
@@ -23,10 +24,10 @@ _LAZY = {
     "PairedDataset": "_pairing",
     "Split": "_splits",
     "StratifiedPairSampler": "_pairing",
-    "build_fields": "_fields",
+    "build_fields": "_build",
     "check_matrix": "_validation",
     "check_obs_column": "_validation",
-    "restore_on_error": "_fields",
+    "restore_on_error": "_build",
 }
 
 __all__ = [

@@ -89,7 +89,8 @@ class InterventionCodec:
         clash = [t for t in self.targets if not t.strip() or (self.sep is not None and self.sep in t)]
         if clash:
             raise SetupError(
-                f"Target names must be neither empty nor contain `sep` ({self.sep!r}): {clash[:5]}. Choose another `sep`."
+                f"Target names must be neither empty nor contain `sep` ({self.sep!r}): {clash[:5]}. "
+                "Choose another `sep`."
             )
 
     def __len__(self) -> int:
@@ -245,7 +246,7 @@ class InterventionCodec:
         text = labels.astype(str).str.strip()
         if dose is None:
             code, levels = pd.factorize(text)
-            rows = [self.parse(_Label(v)) for v in levels]
+            doses = [self.parse(_Label(v)) for v in levels]
         else:
             shown = pd.Series(np.asarray(dose)).reset_index(drop=True)
             if len(shown) != len(text):
@@ -253,8 +254,8 @@ class InterventionCodec:
             if shown.isna().any():
                 raise InputDataError(f"The dose is missing in {int(shown.isna().sum())} cells.")
             code, levels = pd.factorize(pd.MultiIndex.from_arrays([text, shown]))
-            rows = [self._parse_with_dose(label, value) for label, value in levels]
-        return np.asarray(rows, dtype=np.float32).reshape(-1, len(self.targets)), code.astype(np.int64)
+            doses = [self._parse_with_dose(label, value) for label, value in levels]
+        return np.asarray(doses, dtype=np.float32).reshape(-1, len(self.targets)), code.astype(np.int64)
 
     def decode(self, matrix: np.ndarray | Any, *, with_dose: bool = False) -> list[str]:
         """Canonical label of each row of a dose matrix (dense or sparse, cells x targets)."""

@@ -74,13 +74,13 @@ def prediction_anndata(
     if units not in UNITS:
         raise InputDataError(f"Unknown units {units!r}; use one of {', '.join(map(repr, UNITS))}.")
     genes = var.copy() if isinstance(var, pd.DataFrame) else pd.DataFrame(index=pd.Index(var, dtype=str))
-    X = X.tocsr().astype(np.float32) if sparse.issparse(X) else np.asarray(X, dtype=np.float32)
+    X = sparse.csr_matrix(X, dtype=np.float32) if sparse.issparse(X) else np.asarray(X, dtype=np.float32)
     n = X.shape[0]
     if X.ndim != 2 or X.shape[1] != len(genes) or len(source_obs) != n:
         raise InputDataError(
             f"X has shape {X.shape}, but there are {len(source_obs)} source cells and {len(genes)} genes."
         )
-    values = X.data if sparse.issparse(X) else X
+    values = np.asarray(X.data if sparse.issparse(X) else X)
     if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
         raise NumericalError(f"{method} predicted values that are not finite.")
     obs = _observations(source_obs, n, interventions, condition, time, sample)
@@ -92,9 +92,9 @@ def _observations(
     source_obs: pd.DataFrame,
     n: int,
     interventions: str | Sequence[str],
-    condition: str | Sequence[str] | None,
-    time: float | Sequence[float] | None,
-    sample: int | Sequence[int] | None,
+    condition: Any,
+    time: Any,
+    sample: Any,
 ) -> pd.DataFrame:
     source = source_obs.index.astype(str)
     if condition is None and "condition" in source_obs:
