@@ -1,0 +1,228 @@
+"""``train`` as every model offers it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from scvi import settings
+from scvi.dataloaders import DataSplitter
+from scvi.train import Trainer
+
+from sccausal._errors import SetupError
+from sccausal.train._arguments import check_names, named_arguments
+from sccausal.train._nan_guard import NanGuard
+from sccausal.train._plan import CausalTrainingPlan
+from sccausal.train._resume import ResumeCheckpoint, load_history, read_resume, run_fingerprint
+from sccausal.train._runner import CausalTrainRunner, is_distributed
+from sccausal.train._seed import reseed, run_seed
+
+logger = logging.getLogger(__name__)
+
+
+class CausalTrainingMixin:
+    """Training by gradient descent; the class attributes are the points to override."""
+
+    _data_splitter_cls: type[pl.LightningDataModule] = DataSplitter
+    _training_plan_cls: type[CausalTrainingPlan] = CausalTrainingPlan
+    _train_runner_cls: type[CausalTrainRunner] = CausalTrainRunner
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = 0.9,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 128,
+        early_stopping: bool = False,
+        external_indexing: Any = None,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_every: int = 1,
+        load_sparse_tensor: bool = False,
+        datasplitter_kwargs: Mapping[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        With ``scvi.settings.seed`` set, the same call on the same machine gives the same weights from the same
+        initial ones. A value that is not finite stops the run; an interruption leaves a usable model.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes through the training cells. ``None``: 400 up to 20 000 cells, fewer beyond
+            in proportion.
+        accelerator, devices
+            Where to train, as in Lightning.
+        train_size, validation_size
+            Shares of the cells; what is left over is for testing.
+        shuffle_set_split
+            Whether cells are drawn at random for this split.
+        batch_size
+            Cells per minibatch, on each process.
+        early_stopping
+            Stop when ``early_stopping_monitor`` (in ``trainer_kwargs``; ``"score_validation"`` by default) no
+            longer improves.
+        external_indexing
+            Rows of the training, validation and test cells, or a :class:`~sccausal.data.Split`. Rows in none of
+            them are not used for training.
+        plan_kwargs
+            Arguments of the training plan and of the module's loss.
+        checkpoint_dir
+            Directory of a temporary file from which the same call, made again after a kill, continues at the last
+            finished epoch and ends with the same weights. If the run had ended, its result is restored.
+        checkpoint_every
+            Epochs between two writes of that file.
+        load_sparse_tensor
+            Move sparse minibatches to the device before they are made dense.
+        datasplitter_kwargs
+            Further arguments of the class that splits and loads the cells.
+        **trainer_kwargs
+            Further arguments of :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        SetupError
+            An argument is unknown, or ``checkpoint_dir`` belongs to another run; nothing has been trained yet.
+        NumericalError
+            The loss, a gradient or a weight was not finite; the last good weights are restored.
+        KeyboardInterrupt
+            The run was interrupted; the model can be used.
+        """
+        check_names(trainer_kwargs, _trainer_arguments(), "argument of train")
+        plan_kwargs = dict(plan_kwargs or {})
+        n_obs = self.adata.n_obs  # type: ignore[attr-defined]
+        max_epochs = default_epochs(n_obs) if max_epochs is None else max_epochs
+        split = _as_split(external_indexing, n_obs)
+        state = fingerprint = None
+        if checkpoint_dir is not None:
+            fingerprint = run_fingerprint(
+                self,
+                {
+                    "max_epochs": max_epochs,
+                    "batch_size": batch_size,
+                    "train_size": train_size,
+                    "validation_size": validation_size,
+                    "shuffle_set_split": shuffle_set_split,
+                    "split": split,
+                    "plan_kwargs": plan_kwargs,
+                    "seed": settings.seed,
+                },
+            )
+            state = read_resume(checkpoint_dir, fingerprint)
+        seed = run_seed() if state is None else int(state["seed"])
+        if state is not None and split is None:
+            # without a seed the split is drawn anew at each call
+            split = [state["split"][name].numpy() for name in ("train_idx", "val_idx", "test_idx")]
+
+        reseed(seed)
+        plan = self._training_plan_cls(self.module, **{"seed": seed, **plan_kwargs})  # type: ignore[attr-defined]
+        if state is not None and state["finished"]:
+            self._restore_finished(plan, state)
+            return
+        data = self._make_data(
+            split, train_size, validation_size, shuffle_set_split, batch_size, load_sparse_tensor,
+            is_distributed(trainer_kwargs.get("strategy")), dict(datasplitter_kwargs or {}),
+        )  # fmt: skip
+        callbacks = [NanGuard()]
+        if checkpoint_dir is not None:
+            assert fingerprint is not None
+            callbacks.append(ResumeCheckpoint(checkpoint_dir, fingerprint, seed, checkpoint_every, state))
+        trainer_kwargs["callbacks"] = [*callbacks, *(trainer_kwargs.get("callbacks") or [])]
+        trainer_kwargs["early_stopping"] = early_stopping
+        trainer_kwargs.setdefault("early_stopping_monitor", "score_validation")
+        # our loaders shard by themselves; a second sampler on top would break pairs
+        trainer_kwargs.setdefault("use_distributed_sampler", False)
+        runner = self._train_runner_cls(
+            self,
+            training_plan=plan,
+            data_splitter=data,
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            **trainer_kwargs,
+        )
+        runner()
+
+    def _make_data(
+        self,
+        split: list[np.ndarray] | None,
+        train_size: float | None,
+        validation_size: float | None,
+        shuffle_set_split: bool,
+        batch_size: int,
+        load_sparse_tensor: bool,
+        distributed: bool,
+        kwargs: dict[str, Any],
+    ) -> pl.LightningDataModule:
+        batch_size = batch_size or settings.batch_size
+        n_obs = self.adata.n_obs  # type: ignore[attr-defined]
+        n_train = len(split[0]) if split is not None else int(np.ceil((train_size or 0.9) * n_obs))
+        if issubclass(self._data_splitter_cls, DataSplitter) and n_train > batch_size and 0 < n_train % batch_size < 3:
+            # one or two cells make no batch statistics; the order changes each epoch, so no cell is lost for good
+            kwargs.setdefault("drop_last", True)
+        if split is not None:
+            kwargs["external_indexing"] = split
+        return self._data_splitter_cls(
+            self.adata_manager,  # type: ignore[attr-defined]
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            load_sparse_tensor=load_sparse_tensor,
+            distributed_sampler=distributed,
+            **kwargs,
+        )
+
+    def _restore_finished(self, plan: CausalTrainingPlan, state: dict[str, Any]) -> None:
+        plan.load_state_dict(state["weights"])
+        self.history_ = load_history(state["history"])
+        for name, key in (
+            ("train_indices", "train_idx"),
+            ("validation_indices", "val_idx"),
+            ("test_indices", "test_idx"),
+        ):
+            setattr(self, name, state["split"][key].numpy() if key in state["split"] else None)
+        self.module.eval()  # type: ignore[attr-defined]
+        self.is_trained_ = True
+        logger.info("The run had ended after %d epoch(s); its result is restored.", state["epoch"])
+
+
+def default_epochs(n_obs: int) -> int:
+    """Epochs for ``n_obs`` cells: 400 up to 20 000 cells, then as many as keep the number of updates, at least 1."""
+    return max(1, min(400, round(20_000 / n_obs * 400)))
+
+
+def _trainer_arguments() -> set[str]:
+    runner = named_arguments(CausalTrainRunner.__init__) - {"model", "training_plan", "data_splitter"}
+    return named_arguments(Trainer.__init__) | named_arguments(pl.Trainer.__init__) | runner | {"ckpt_path"}
+
+
+def _as_split(indexing: Any, n_obs: int) -> list[np.ndarray] | None:
+    """Training, validation and test rows, which together are all rows, from what the user gave."""
+    if indexing is None:
+        return None
+    if hasattr(indexing, "train") and hasattr(indexing, "validation"):
+        indexing = [indexing.train, indexing.validation, indexing.test]
+    if not isinstance(indexing, Sequence) or not 1 <= len(indexing) <= 3:
+        raise SetupError(
+            "external_indexing must be a Split or a list [training rows, validation rows, test rows]; "
+            f"found {type(indexing).__name__}."
+        )
+    parts = [np.asarray([] if p is None else p, dtype=np.int64) for p in [*indexing, None, None][:3]]
+    rows = np.concatenate(parts)
+    if len(parts[0]) == 0 or rows.min() < 0 or rows.max() >= n_obs or len(np.unique(rows)) < len(rows):
+        raise SetupError(
+            f"external_indexing needs training rows, and rows that are distinct and below n_obs={n_obs}; found "
+            f"{len(parts[0])} training, {len(parts[1])} validation and {len(parts[2])} test rows "
+            f"between {rows.min() if len(rows) else '-'} and {rows.max() if len(rows) else '-'}."
+        )
+    rest = np.setdiff1d(np.arange(n_obs), rows)
+    return [parts[0], parts[1], np.concatenate([parts[2], rest])]
