@@ -7,20 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import anndata as ad
-from scvi.data.fields import (
-    BaseAnnDataField,
-    CategoricalJointObsField,
-    CategoricalObsField,
-    MuDataCategoricalJointObsField,
-    MuDataCategoricalObsField,
-    MuDataNumericalObsField,
-    NumericalObsField,
-)
+from scvi.data.fields import BaseAnnDataField, MuDataNumericalObsField, NumericalObsField
 
 from sccausal._errors import SetupError
 from sccausal.data._fields import (
+    CategoryField,
+    ConceptField,
     ExpressionField,
     InterventionField,
+    MuDataCategoryField,
+    MuDataConceptField,
     MuDataExpressionField,
     MuDataInterventionField,
 )
@@ -31,8 +27,8 @@ from sccausal.data._validation import check_matrix, check_numeric_column, check_
 _MUDATA_TWIN = {
     ExpressionField: MuDataExpressionField,
     InterventionField: MuDataInterventionField,
-    CategoricalObsField: MuDataCategoricalObsField,
-    CategoricalJointObsField: MuDataCategoricalJointObsField,
+    CategoryField: MuDataCategoryField,
+    ConceptField: MuDataConceptField,
     NumericalObsField: MuDataNumericalObsField,
 }
 USES = ("batch", "labels", "condition", "intervention", "time", "concepts")
@@ -123,7 +119,7 @@ def build_fields(
         if use not in uses or (use == "condition" and condition_as_intervention):
             continue
         _check_categories(cells, use, given[use], control if intervention_key is None else None, fewest)
-        fields.append(make(CategoricalObsField, getattr(KEYS, use.upper()), given[use]))
+        fields.append(make(CategoryField, getattr(KEYS, use.upper()), given[use]))
     domain = intervention_key or (condition_key if condition_as_intervention else None)
     if domain is not None:
         arguments = (KEYS.INTERVENTION, domain, control, sep if intervention_key else None)
@@ -139,7 +135,7 @@ def build_fields(
     if concepts:
         for key in concepts:
             check_obs_column(cells, key, "concept_keys", n_levels=fewest)
-        fields.append(make(CategoricalJointObsField, KEYS.CONCEPTS, concepts))
+        fields.append(make(ConceptField, KEYS.CONCEPTS, concepts))
     return fields
 
 

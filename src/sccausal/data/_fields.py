@@ -1,4 +1,4 @@
-"""Registered fields of our own: interventions, and expression that is checked whenever new cells arrive."""
+"""Registered fields of our own: interventions, and scvi-tools' fields with checks whenever new cells arrive."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import numpy as np
 import pandas as pd
 import rich.table
 from scipy import sparse
-from scvi.data.fields import BaseAnnDataField, LayerField, MuDataWrapper
+from scvi.data.fields import (
+    BaseAnnDataField,
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LayerField,
+    MuDataWrapper,
+)
 
-from sccausal._errors import InputDataError, SetupError
+from sccausal._errors import InputDataError, SetupError, unknown_name
 from sccausal.data._interventions import InterventionCodec, check_control
 from sccausal.data._validation import check_matrix, check_obs_column, missing_column
 
@@ -67,6 +73,55 @@ def _check_genes(adata: ad.AnnData, expected: Any) -> None:
         "adata holds the model's genes in another order or beside others. "
         "Select them: `adata[:, model.adata.var_names].copy()`."
     )
+
+
+class CategoryField(CategoricalObsField):
+    """Categorical column that never takes an unseen level of new cells for a known one.
+
+    scvi-tools 1.4 and 1.5 let an unseen level pass silently if it is the integer 0, and fail on missing values.
+    """
+
+    def transfer_field(
+        self, state_registry: dict, adata_target: ad.AnnData, extend_categories: bool = False, **kwargs: Any
+    ) -> dict:
+        """Check the column of new cells, then encode it.
+
+        Raises
+        ------
+        SetupError
+            If the column is missing or incomplete.
+        UnknownNameError
+            If a level is not known and ``extend_categories`` is not set.
+        """
+        if not self.is_default:
+            known = None if extend_categories else state_registry[self.CATEGORICAL_MAPPING_KEY]
+            _check_levels(adata_target, self._original_attr_key, self.registry_key, known)
+        return super().transfer_field(state_registry, adata_target, extend_categories=extend_categories, **kwargs)
+
+
+class ConceptField(CategoricalJointObsField):
+    """Several categorical columns encoded together, with the same checks as :class:`CategoryField`."""
+
+    def transfer_field(
+        self, state_registry: dict, adata_target: ad.AnnData, extend_categories: bool = False, **kwargs: Any
+    ) -> dict:
+        """Check the columns of new cells, then encode them; raises as :meth:`CategoryField.transfer_field`."""
+        for key in self.attr_keys:
+            known = None if extend_categories else state_registry[self.MAPPINGS_KEY][key]
+            _check_levels(adata_target, key, self.registry_key, known)
+        return super().transfer_field(state_registry, adata_target, extend_categories=extend_categories, **kwargs)
+
+
+def _check_levels(adata: ad.AnnData, key: str, registry_key: str, known: Any) -> None:
+    column = check_obs_column(adata, key, registry_key)
+    if known is None:
+        return
+    known = list(known)
+    unseen = [v for v in column.unique() if v not in known]
+    if unseen:
+        raise unknown_name(
+            f"{registry_key} level", unseen[0], known, f"the data the model was trained on (adata.obs[{key!r}])"
+        )
 
 
 class InterventionField(BaseAnnDataField):
@@ -248,3 +303,5 @@ def _check_frame(frame: pd.DataFrame, key: str) -> None:
 
 MuDataInterventionField = MuDataWrapper(InterventionField)
 MuDataExpressionField = MuDataWrapper(ExpressionField)
+MuDataCategoryField = MuDataWrapper(CategoryField)
+MuDataConceptField = MuDataWrapper(ConceptField)
