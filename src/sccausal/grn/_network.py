@@ -158,7 +158,9 @@ class Network:
         """Edges as a table: source, target, weight and further columns (decoupler's ``net`` format)."""
         return self._frame.copy()
 
-    def to_matrix(self, genes: Sequence[str] | None = None, *, as_sparse: bool = False) -> np.ndarray | sparse.csr_matrix:
+    def to_matrix(
+        self, genes: Sequence[str] | None = None, *, as_sparse: bool = False
+    ) -> np.ndarray | sparse.csr_matrix:
         """Weights as a (genes, genes) matrix, rows are sources.
 
         Parameters
@@ -291,9 +293,7 @@ class Network:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):
             return NotImplemented
-        return (
-            self.genes == other.genes and self.regulators == other.regulators and self._frame.equals(other._frame)
-        )
+        return self.genes == other.genes and self.regulators == other.regulators and self._frame.equals(other._frame)
 
     __hash__ = None  # type: ignore[assignment]  # compared by content, and the metadata may change
 

@@ -1,0 +1,197 @@
+"""Cells a trained model works on: checked, brought to its genes, and the user's object left as it was."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from mudata import MuData
+
+from sccausal._compat import forget_manager, setup_args, state_registry
+from sccausal._errors import InputDataError, SetupError, close_names
+from sccausal.data import KEYS
+
+if TYPE_CHECKING:
+    from sccausal.models._base import CausalModel
+
+_OBS_ARGS = ("batch_key", "labels_key", "condition_key", "intervention_key", "time_key", "concept_keys")
+
+
+def take_modality(data: Any, modality: str | None = None) -> AnnData:
+    """RNA modality of a MuData; an AnnData is returned as it is.
+
+    Parameters
+    ----------
+    data
+        AnnData or MuData.
+    modality
+        Name of the modality; default: the one given to ``setup_mudata``, else ``"rna"``, else the only one.
+
+    Raises
+    ------
+    sccausal._errors.SetupError
+        The modality is not there, or which one is meant is open.
+    """
+    if not isinstance(data, MuData):
+        return data
+    name = modality or data.uns.get("_scvi_modality") or ("rna" if "rna" in data.mod else None)
+    if name is None and len(data.mod) == 1:
+        name = next(iter(data.mod))
+    if name not in data.mod:
+        raise SetupError(f"Modality {name!r} is not in the MuData; name one of {', '.join(map(repr, data.mod))}.")
+    return data.mod[name]
+
+
+def gene_order(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
+    """Positions of ``genes`` in ``adata.var_names``.
+
+    Raises
+    ------
+    sccausal._errors.InputDataError
+        Genes are missing or names repeat.
+    """
+    if not adata.var_names.is_unique:
+        raise InputDataError(
+            "Gene names repeat in adata.var_names; make them unique with adata.var_names_make_unique()."
+        )
+    positions = pd.Index(adata.var_names.astype(str)).get_indexer(pd.Index(genes))
+    missing = [g for g, p in zip(genes, positions, strict=True) if p < 0]
+    if missing:
+        near = close_names(missing[0], adata.var_names)
+        hint = f" Did {near[0]!r} mean {missing[0]!r}?" if near else ""
+        raise InputDataError(
+            f"{len(missing)} of the model's {len(genes)} genes are missing, e.g. {', '.join(missing[:5])}.{hint} "
+            "Keep these genes in the new data, or pad them with zeros by prepare_query_anndata()."
+        )
+    return positions
+
+
+def light_copy(model: CausalModel, adata: AnnData, rows: np.ndarray | None = None) -> AnnData:
+    """Only what the model registers: expression in the model's gene order and the columns of its set-up."""
+    args = setup_args(model.registry_)
+    layer = args.get("layer")
+    if layer is not None and layer not in adata.layers:
+        raise SetupError(f"Layer {layer!r} of the set-up is not in adata.layers; found {list(adata.layers)}.")
+    genes = list(map(str, model.get_var_names()))
+    positions = gene_order(adata, genes)
+    matrix = adata.layers[layer] if layer is not None else adata.X
+    if matrix is None:
+        raise SetupError("adata.X is empty, but the model was set up on it.")
+    if rows is not None:
+        matrix = matrix[np.sort(rows)] if adata.isbacked else matrix[rows]
+        rows = np.sort(rows) if adata.isbacked else rows
+    elif adata.isbacked:
+        matrix = matrix[:]
+    if not np.array_equal(positions, np.arange(adata.n_vars)):
+        matrix = matrix[:, positions]
+    names = _columns(args)
+    picked = slice(None) if rows is None else rows
+    obs = adata.obs.loc[:, [c for c in names if c in adata.obs]].iloc[picked].copy()
+    copy = AnnData(X=matrix, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=object)))
+    if layer is not None:
+        copy.layers[layer] = copy.X
+    for key in names:
+        if key in adata.obsm:
+            values = adata.obsm[key]
+            copy.obsm[key] = values.iloc[picked].copy() if isinstance(values, pd.DataFrame) else values[picked].copy()
+    return copy
+
+
+def _columns(args: dict[str, Any]) -> list[str]:
+    names: list[str] = []
+    for arg in _OBS_ARGS:
+        value = args.get(arg)
+        names.extend([value] if isinstance(value, str) else [str(v) for v in value or ()])
+    return names
+
+
+@contextmanager
+def registered(
+    model: CausalModel, adata: AnnData | MuData | None, *, as_control: bool = False, rows: np.ndarray | None = None
+) -> Iterator[AnnData]:
+    """Cells as the model's loaders want them, for the length of the block.
+
+    Parameters
+    ----------
+    model
+        The model.
+    adata
+        New cells, or ``None`` for those of the model.
+    as_control
+        New cells without an intervention column are control cells.
+    rows
+        Positions of the cells to take.
+
+    Yields
+    ------
+    AnnData that ``model._make_data_loader`` accepts. The user's object is neither changed nor kept.
+    """
+    own = model.adata is not None and (adata is None or take_modality(adata) is model.adata)
+    if own and rows is None:
+        yield model._validate_anndata(model.adata)
+        return
+    if adata is None and model.adata is None:
+        raise SetupError("The model was loaded without cells; pass `adata`.")
+    cells = light_copy(model, model.adata if own else take_modality(adata), rows)
+    extra: dict[str, Any] = {"missing_as_control": True} if as_control else {}
+    if model._accepts_new_batches:
+        extra["extend_categories"] = True
+    with warnings.catch_warnings():
+        # genes that are constant among a few new cells say nothing about the model
+        warnings.filterwarnings("ignore", message=".*have the same value in every cell.*")
+        replay_setup(model, cells, model.registry_, **extra)
+    manager = type(model)._get_most_recent_anndata_manager(cells, required=True)
+    model._register_manager_for_instance(manager)
+    try:
+        yield cells
+    finally:
+        forget_manager(model, cells)
+
+
+def replay_setup(model: Any, cells: AnnData, registry: dict[str, Any], **transfer: Any) -> None:
+    """Set ``cells`` up as ``registry`` says; a category the model has never seen is named.
+
+    Raises
+    ------
+    sccausal._errors.SetupError
+        A column holds a category that the training data did not have.
+    """
+    cls = model if isinstance(model, type) else type(model)
+    if not transfer.get("extend_categories"):
+        _check_categories(cells, registry)
+    cls.setup_anndata(cells, source_registry=registry, **setup_args(registry), **transfer)
+
+
+def _check_categories(cells: AnnData, registry: dict[str, Any]) -> None:
+    # scvi-tools accepts the unseen category 0 silently, so the comparison is made here
+    for key in (KEYS.BATCH, KEYS.LABELS, KEYS.CONDITION):
+        state = state_registry(registry, key)
+        column = str(state.get("original_key", ""))
+        if "categorical_mapping" not in state or column.startswith("_scvi") or column not in cells.obs:
+            continue
+        known = {str(c) for c in state["categorical_mapping"]}
+        new = sorted({str(c) for c in cells.obs[column].dropna().unique()} - known)
+        if new:
+            near = close_names(new[0], known)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            more = " New batches are taken up by load_query_data()." if key == KEYS.BATCH else ""
+            raise SetupError(
+                f"adata.obs[{column!r}] holds {', '.join(map(repr, new[:5]))}, which the model has not seen.{hint} "
+                f"Known: {', '.join(sorted(known)[:8])}.{more}"
+            )
+
+
+@contextmanager
+def local_seed(seed: int, device: torch.device | str) -> Iterator[None]:
+    """Seed PyTorch for the block and put its state back afterwards."""
+    device = torch.device(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(seed))
+        yield
