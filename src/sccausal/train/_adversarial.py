@@ -78,7 +78,7 @@ class AdversarialCausalTrainingPlan(CausalTrainingPlan):
         optimizers = [main, creator([group])]
         if not self.reduce_lr_on_plateau:
             return optimizers
-        return optimizers, [{"scheduler": self._plateau(main), "monitor": self.lr_scheduler_metric}]
+        return optimizers, [self._plateau(main)]
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:  # type: ignore[override]
         """Update the adversary, then the model."""

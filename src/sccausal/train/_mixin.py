@@ -58,7 +58,7 @@ class CausalTrainingMixin:
         ----------
         max_epochs
             Passes through the training cells. ``None``: 400 up to 20 000 cells, fewer beyond
-            in proportion.
+            in inverse proportion, as in scvi-tools.
         accelerator, devices
             Where to train, as in Lightning.
         train_size, validation_size
@@ -140,6 +140,9 @@ class CausalTrainingMixin:
         trainer_kwargs.setdefault("early_stopping_monitor", "score_validation")
         # our loaders shard by themselves; a second sampler on top would break pairs
         trainer_kwargs.setdefault("use_distributed_sampler", False)
+        # all our logs are per epoch; the default would only warn about short epochs
+        trainer_kwargs.setdefault("log_every_n_steps", 1)
+        self.module.train()  # type: ignore[attr-defined]
         runner = self._train_runner_cls(
             self,
             training_plan=plan,
@@ -211,7 +214,7 @@ def _as_split(indexing: Any, n_obs: int) -> list[np.ndarray] | None:
         return None
     if hasattr(indexing, "train") and hasattr(indexing, "validation"):
         indexing = [indexing.train, indexing.validation, indexing.test]
-    if not isinstance(indexing, Sequence) or not 1 <= len(indexing) <= 3:
+    if isinstance(indexing, str) or not isinstance(indexing, Sequence) or not 1 <= len(indexing) <= 3:
         raise SetupError(
             "external_indexing must be a Split or a list [training rows, validation rows, test rows]; "
             f"found {type(indexing).__name__}."

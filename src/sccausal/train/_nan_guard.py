@@ -21,7 +21,8 @@ class NanGuard(Callback):
     Before each optimizer step the loss and the norms of all gradients are tested with a single transfer from the
     device. At the start of each epoch the weights are copied into CPU memory that is allocated once. On a failure
     the copy is restored and :class:`~sccausal.NumericalError` names the first affected input, parameter, part of
-    the loss or gradient.
+    the loss or gradient. A distribution that refuses such values in the forward pass is recognised as well; then
+    ``error`` holds what the runner raises.
     """
 
     def __init__(self) -> None:
@@ -29,10 +30,11 @@ class NanGuard(Callback):
         self._good: dict[str, torch.Tensor] = {}
         self._batch: Any = None
         self.good_epochs = 0
+        self.error: NumericalError | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the copy of an earlier run."""
-        self._good, self.good_epochs = {}, 0
+        self._good, self._batch, self.good_epochs, self.error = {}, None, 0, None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the weights with which the last epoch ended."""
@@ -69,6 +71,21 @@ class NanGuard(Callback):
         if tensors and not bool(torch.isfinite(torch.stack(tensors)).all()):
             self._stop(trainer, pl_module, self._culprit(pl_module))
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Recognise a failure of the forward pass that comes from values which are not finite."""
+        # torch's distributions raise on such values before there is a loss to test
+        text = str(exception)
+        if not isinstance(exception, ValueError) or "found invalid values" not in text:
+            return
+        named = text.split(" of shape")[0].removeprefix("Expected ").split(" (")[0]
+        what = (
+            _first_bad(_flat(self._batch), "the input")
+            or _first_bad(_parameters(pl_module), "the parameter")
+            or f"the {named} of a distribution"
+        )
+        self.restore(pl_module)
+        self.error = self._describe(trainer, what)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Test the weights a last time and free the copy."""
         self._check_weights(trainer, pl_module)
@@ -100,9 +117,12 @@ class NanGuard(Callback):
 
     def _stop(self, trainer: pl.Trainer, pl_module: pl.LightningModule, what: str) -> None:
         self.restore(pl_module)
+        raise self._describe(trainer, what)
+
+    def _describe(self, trainer: pl.Trainer, what: str) -> NumericalError:
         done = self.good_epochs
         kept = f"the weights after {done} finished epoch(s)" if done else "the weights before training"
-        raise NumericalError(
+        return NumericalError(
             f"Training stopped in epoch {trainer.current_epoch}: {what} is not finite. {kept.capitalize()} are "
             "restored. A smaller learning rate (plan_kwargs={'lr': ...}), gradient_clip_val in plan_kwargs, or a "
             "look at extreme values in the data usually helps."

@@ -12,6 +12,7 @@ import torch
 from scvi.train import TrainRunner
 
 from sccausal._errors import NumericalError, SetupError
+from sccausal.train._nan_guard import NanGuard
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class CausalTrainRunner(TrainRunner):
             self._hand_over(finished=False)
             raise
         except (KeyboardInterrupt, SystemExit) as error:
-            if not self.trainer.interrupted:
+            # Lightning turns an interruption into SystemExit
+            if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
                 raise
             if handler is not None:
                 signal.signal(signal.SIGINT, handler)
@@ -48,6 +50,13 @@ class CausalTrainRunner(TrainRunner):
                 f"Training was interrupted in epoch {self.trainer.current_epoch}; the model keeps the weights of "
                 "that moment and can be used."
             ) from error
+        except ValueError as error:
+            guard = next((c for c in self.trainer.callbacks if isinstance(c, NanGuard)), None)
+            if guard is None or guard.error is None:
+                self._update_history()
+                raise
+            self._hand_over(finished=False)
+            raise guard.error from error
         except RuntimeError as error:
             self._update_history()
             if "find_unused_parameters" in str(error):
