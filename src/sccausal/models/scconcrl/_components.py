@@ -1,0 +1,163 @@
+"""Maps between expression and latent genes: gene by gene (latent i is gene i), or dense where a network is not read."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sccausal._errors import SetupError
+
+GeneMap = Literal["affine", "genewise", "dense"]
+
+
+class AffineMap(nn.Module):
+    r"""Per-gene line plus a small shared residual, :math:`y_i = a_i x_i + c_i + \sum_j v_{ji}\,(x_i - t_j)_+`.
+
+    The knots :math:`t` are shared by all genes, their weights are not and start at zero: the map starts as the line and
+    bends where the data ask for it. Everything is vectorised over genes; a hinge costs a fraction of a hidden layer.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes m.
+    width
+        Number of knots; 0 leaves the line.
+    """
+
+    def __init__(self, n_genes: int, width: int = 4) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.ones(n_genes))
+        self.intercept = nn.Parameter(torch.zeros(n_genes))
+        self.width = width
+        if width:
+            self.knots = nn.Parameter(torch.linspace(-1.0, 3.0, width))
+            self.bend = nn.Parameter(torch.zeros(width, n_genes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, m) to (n, m), gene by gene."""
+        y = torch.addcmul(self.intercept, x, self.slope)
+        for j in range(self.width):
+            y = torch.addcmul(y, (x - self.knots[j]).relu_(), self.bend[j])
+        return y
+
+
+class GeneWiseMap(nn.Module):
+    """One small perceptron of its own for every gene, 1 -> width -> 1, beside a line.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes m.
+    width
+        Hidden units per gene.
+    """
+
+    def __init__(self, n_genes: int, width: int = 8) -> None:
+        super().__init__()
+        self.line = AffineMap(n_genes, 0)
+        self.inner = nn.Parameter(torch.randn(width, n_genes))
+        self.inner_bias = nn.Parameter(torch.randn(width, n_genes))
+        self.outer = nn.Parameter(torch.zeros(width, n_genes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, m) to (n, m), gene by gene."""
+        y = self.line(x)
+        for inner, bias, outer in zip(self.inner, self.inner_bias, self.outer, strict=True):
+            y = torch.addcmul(y, torch.tanh(torch.addcmul(bias, x, inner)), outer)
+        return y
+
+
+class DenseMap(nn.Module):
+    """Perceptron over all genes, beside a line per gene: latent i then mixes genes and is no longer gene i.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes m.
+    n_hidden
+        Width of the hidden layer.
+    """
+
+    def __init__(self, n_genes: int, n_hidden: int = 128) -> None:
+        super().__init__()
+        self.line = AffineMap(n_genes, 0)
+        self.net = nn.Sequential(nn.Linear(n_genes, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_genes))
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, m) to (n, m), each output depending on all inputs."""
+        return self.line(x) + self.net(x)
+
+
+def gene_map(kind: GeneMap, n_genes: int, *, width: int, n_hidden: int) -> AffineMap | GeneWiseMap | DenseMap:
+    """Build the map called ``kind``.
+
+    Raises
+    ------
+    SetupError
+        ``kind`` is unknown.
+    """
+    if kind == "affine":
+        return AffineMap(n_genes, width)
+    if kind == "genewise":
+        return GeneWiseMap(n_genes, max(width, 1))
+    if kind == "dense":
+        return DenseMap(n_genes, n_hidden)
+    raise SetupError(f"Unknown gene map {kind!r}; choose one of {', '.join(get_args(GeneMap))}.")
+
+
+class DomainEncoder(nn.Module):
+    """Posterior of the domain latents from expression alone, so that cells of an unseen batch have one too.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes m.
+    n_latent
+        Dimension k of all domain blocks together.
+    n_hidden
+        Width of the hidden layer.
+    dropout
+        Share of hidden units left out in training.
+    """
+
+    def __init__(self, n_genes: int, n_latent: int, *, n_hidden: int = 128, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(n_genes, n_hidden), nn.LayerNorm(n_hidden), nn.SiLU(), nn.Dropout(dropout))
+        self.mean = nn.Linear(n_hidden, n_latent)
+        self.log_var = nn.Linear(n_hidden, n_latent)
+        nn.init.zeros_(self.log_var.weight)
+        nn.init.constant_(self.log_var.bias, -2.0)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance, each (n, k), from standardised expression (n, m)."""
+        hidden = self.trunk(x)
+        return self.mean(hidden), self.log_var(hidden).clamp(-12, 6).exp()
+
+
+class DomainPrior(nn.Module):
+    """Prior of one block of domain latents given a category: a mean and a scale per category.
+
+    On a single label a table is the most general map there is, so no net stands behind it.
+
+    Parameters
+    ----------
+    n_category
+        Number of categories.
+    n_latent
+        Dimension of the block.
+    """
+
+    def __init__(self, n_category: int, n_latent: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.randn(n_category, n_latent) * 0.1)
+        self.log_scale = nn.Parameter(torch.full((n_category, n_latent), -0.5))
+
+    def forward(self, category: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, k) for integer codes (n,)."""
+        return self.mean[category], (2 * self.log_scale[category]).clamp(-12, 6).exp()

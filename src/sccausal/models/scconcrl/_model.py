@@ -1,0 +1,276 @@
+"""ScConCRL on AnnData."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from scvi import settings
+from torch import Tensor
+
+from sccausal._compat import state_registry
+from sccausal._docs import docs
+from sccausal._errors import SetupError, unknown_name
+from sccausal.data import KEYS, check_matrix
+from sccausal.models._base import CausalModel
+from sccausal.models.scconcrl._components import GeneMap
+from sccausal.models.scconcrl._likelihood import Likelihood
+from sccausal.models.scconcrl._module import ScConCRLModule
+from sccausal.models.scconcrl._outputs import OutputsMixin
+from sccausal.models.scconcrl._statistics import training_statistics
+from sccausal.nn.graph import AcyclicityKind
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from sccausal.models._identifiability import Check
+
+logger = logging.getLogger(__name__)
+
+
+class ScConCRL(OutputsMixin, CausalModel):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation", "grn"})
+    representations: ClassVar[tuple[str, ...]] = ("nx", "z", "nb", "state")
+    _accepts_new_batches: ClassVar[bool] = True
+    _module_cls = ScConCRLModule
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        n_domain_latent: int = 16,
+        n_condition_latent: int | None = None,
+        n_hidden: int = 128,
+        n_state: int = 20,
+        gene_likelihood: Likelihood = "gaussian",
+        encoder: GeneMap = "affine",
+        decoder: GeneMap = "affine",
+        residual_width: int = 4,
+        dropout: float = 0.1,
+        regulators: Sequence[str] | str | None = None,
+        acyclicity: AcyclicityKind | None = "logdet",
+        sparsity: Literal["l1", "frobenius"] = "l1",
+        response: Literal["state", "paper"] = "state",
+        response_start: Literal["shrinkage", "mean", "zero"] = "shrinkage",
+        adversary: Literal["confusion", "reversal"] = "confusion",
+        batch_adversary_weight: float = 1.0,
+        condition_adversary_weight: float = 0.0,
+        guide_weight: float = 0.1,
+        guide_input: Literal["centred", "raw"] = "centred",
+        sparsity_weight: float = 0.05,
+        population_weight: float = 1.0,
+        response_decay: float = 1.0,
+        loss_scale: Literal["gene", "paper"] = "gene",
+        structure_every: int | None = None,
+    ) -> None:
+        super().__init__(adata, registry)
+        genes = [str(g) for g in self.get_var_names()] if adata is not None else self._registry_genes()
+        self.response_start_ = response_start
+        if gene_likelihood != "gaussian" and adata is not None:
+            check_matrix(self.adata, self.registry_["setup_args"].get("layer"), True)
+        stats = self.summary_stats
+        self.regulators_ = self._regulator_names(regulators, genes)
+        index = None if self.regulators_ is None else pd.Index(genes).get_indexer(self.regulators_)
+        n_targets = int(stats.get(f"n_{KEYS.INTERVENTION}", 0))
+        self.module = self._module_cls(
+            n_genes=stats.n_vars,
+            n_batch=int(stats.get("n_batch", 1)),
+            n_targets=n_targets,
+            n_domain_latent=n_domain_latent,
+            n_condition_latent=n_condition_latent,
+            n_hidden=n_hidden,
+            n_state=n_state,
+            gene_likelihood=gene_likelihood,
+            encoder=encoder,
+            decoder=decoder,
+            residual_width=residual_width,
+            dropout=dropout,
+            regulators=index,
+            acyclicity=acyclicity,
+            sparsity=sparsity,
+            response=response,
+            adversary=adversary,
+            batch_adversary_weight=batch_adversary_weight,
+            condition_adversary_weight=condition_adversary_weight,
+            guide_weight=guide_weight,
+            guide_input=guide_input,
+            sparsity_weight=sparsity_weight,
+            population_weight=population_weight,
+            response_decay=response_decay,
+            loss_scale=loss_scale,
+            structure_every=structure_every,
+        )
+        self._model_summary_string = (
+            f"ScConCRL: {stats.n_vars} genes, {self.module.graph.n_regulators} regulators, "
+            f"{self.module.n_batch} batch(es), {n_targets} target(s), {gene_likelihood} likelihood, "
+            f"response: {response}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    @docs.dedent
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        condition_key: str | None = None,
+        intervention_key: str | None = None,
+        control: str | None = None,
+        sep: str | None = "+",
+        **kwargs: Any,
+    ) -> None:
+        """Register the cells.
+
+        Parameters
+        ----------
+        %(setup_adata)s
+        %(layer)s
+        %(batch_key)s
+        %(labels_key)s Used as strata of the population loss; without it strata are clustered.
+        %(condition_key)s Exactly one of ``condition_key`` and ``intervention_key`` names what is predicted.
+        %(intervention_key)s
+        %(control)s
+        %(sep)s
+        **kwargs
+            scvi-tools' options for new cells of a registered model.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        use_domain = condition_key is not None or intervention_key is not None
+        cls._register(
+            adata,
+            setup_method_args,
+            uses={"batch", "labels", "condition", "intervention"},
+            is_count_data=False,
+            condition_as_intervention=use_domain,
+            **kwargs,
+        )
+
+    # ------------------------------------------------------------------ construction
+
+    def _registry_genes(self) -> list[str]:
+        state = state_registry(self.registry_, KEYS.X)
+        return [str(g) for g in state["column_names"]]
+
+    def _regulator_names(self, regulators: Sequence[str] | str | None, genes: list[str]) -> list[str] | None:
+        if regulators is None:
+            return None
+        if isinstance(regulators, str):
+            if self.adata is None:
+                raise SetupError("`regulators` names a column of adata.var, but there is no adata; give the genes.")
+            if regulators not in self.adata.var:
+                raise unknown_name("column", regulators, self.adata.var.columns, "adata.var")
+            return [g for g, keep in zip(genes, self.adata.var[regulators].astype(bool), strict=True) if keep]
+        known = set(genes)
+        found = [str(r) for r in dict.fromkeys(regulators) if str(r) in known]
+        if not found:
+            raise SetupError(
+                f"None of the {len(list(regulators))} regulators is among the {len(genes)} genes; "
+                "use the names of adata.var_names."
+            )
+        if len(found) < len(list(regulators)):
+            logger.info("%d of %d regulators are among the genes.", len(found), len(list(regulators)))
+        return found
+
+    # ------------------------------------------------------------------ training
+
+    def _make_data(self, split: list[np.ndarray] | None, *args: Any) -> pl.LightningDataModule:
+        data = super()._make_data(split, *args)
+        if split is None:
+            # the statistics below must come from the very cells that are trained on
+            data.setup("fit")
+            parts = [np.asarray(getattr(data, n)) for n in ("train_idx", "val_idx", "test_idx")]
+            data = super()._make_data(parts, *args)
+            rows = parts[0]
+        else:
+            rows = split[0]
+        self._start_module(np.sort(rows))
+        return data
+
+    def _start_module(self, rows: np.ndarray) -> None:
+        manager = self.adata_manager
+        X = manager.get_from_registry(KEYS.X)
+        batch = np.asarray(manager.get_from_registry(KEYS.BATCH)).ravel().astype(int)[rows]
+        dose = np.zeros((len(rows), 0))
+        if self.module.n_targets:
+            dose = np.asarray(manager.get_from_registry(KEYS.INTERVENTION), dtype=float)[rows]
+        labels = None
+        if self.summary_stats.get("n_labels", 1) > 1:
+            labels = np.asarray(manager.get_from_registry(KEYS.LABELS)).ravel().astype(int)[rows]
+        statistics = training_statistics(
+            X[rows],
+            batch,
+            dose,
+            labels,
+            n_batch=self.module.n_batch,
+            n_state=self.module.n_state,
+            log_counts=self.module.gene_likelihood != "gaussian",
+            seed=settings.seed or 0,
+        )
+        if self.module.n_targets and statistics.populations is None:
+            warnings.warn(
+                "No population has 5 control cells and 5 cells under an intervention, so the population loss is off "
+                "and the response is learned from single cells only.",
+                UserWarning,
+                stacklevel=settings.warnings_stacklevel,
+            )
+        elif statistics.unmatched:
+            logger.info("%d population(s) without enough control cells are left out.", len(statistics.unmatched))
+        self.module.start(statistics, response_start=self.response_start_)
+
+    def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
+        """Train the model; arguments as in :meth:`CausalModel.train`, of which ``max_epochs`` defaults to fewer.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes through the training cells; default: about 1500 updates, between 10 and 60 epochs.
+        **kwargs
+            See :meth:`sccausal.models.CausalModel.train`.
+        """
+        if max_epochs is None:
+            updates = max(1, self.adata.n_obs // int(kwargs.get("batch_size", 128)))
+            max_epochs = int(np.clip(1500 // updates, 10, 60))
+        super().train(max_epochs, **kwargs)
+        self.module.refresh()
+        if self.module.n_targets:
+            self._warn_if_no_change()
+
+    def _warn_if_no_change(self) -> None:
+        rows = self.module.populations
+        if rows is None:
+            return
+        with torch.inference_mode():
+            predicted = self.module.predicted_change(rows.control, rows.dose, rows.state)
+            share = float(predicted.square().sum() / rows.change.square().sum().clamp_min(1e-12))
+        if share < 0.05:
+            warnings.warn(
+                f"The model predicts almost no change: {share:.1%} of the squared change seen in the training cells. "
+                "Predictions of interventions will look like control cells. Use response='state' with a positive "
+                "population_weight, and check that the interventions have an effect at all.",
+                UserWarning,
+                stacklevel=settings.warnings_stacklevel,
+            )
+
+    # ------------------------------------------------------------------ hooks of the base
+
+    @property
+    def prediction_units(self) -> str:
+        """``"counts"`` for count likelihoods, otherwise the unit of the data (``"as_given"``)."""
+        return "as_given" if self.module.gene_likelihood == "gaussian" else "counts"
+
+    def _encode(self, tensors: dict[str, Tensor], representation: str) -> Tensor:
+        out = self.module.inference(**self.module._get_inference_input(tensors))
+        return {"nx": out["nx"], "z": out["h"], "nb": out["nb_mean"], "state": out["state"]}[representation]
+
+    def _assumptions(self) -> list[Check]:
+        return []

@@ -1,0 +1,133 @@
+"""Where training starts: statistics into buffers, gene maps at the identity, domains and response in closed form."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sccausal.models.scconcrl._shrinkage import shrunken_response
+from sccausal.models.scconcrl._statistics import Populations, TrainingStatistics
+
+logger = logging.getLogger(__name__)
+
+
+class PopulationTargets(NamedTuple):
+    """Rows of the population loss as tensors; see :class:`~sccausal.models.scconcrl._statistics.Populations`."""
+
+    control: Tensor
+    dose: Tensor
+    state: Tensor
+    change: Tensor
+    weight: Tensor
+    noise: Tensor
+
+    def take(self, rows: Tensor) -> PopulationTargets:
+        """Some of the rows."""
+        return PopulationTargets(*(t[rows] for t in self[:-1]), self.noise)
+
+
+class StartMixin:
+    """Initialisation of :class:`~sccausal.models.scconcrl._module.ScConCRLModule` from the training cells."""
+
+    populations: PopulationTargets | None = None
+    _response_start: dict[str, Tensor]
+
+    @torch.no_grad()
+    def start(self, statistics: TrainingStatistics, *, response_start: str = "shrinkage") -> None:
+        """Set buffers, and on the first call also the parameters, from the training cells.
+
+        Parameters
+        ----------
+        statistics
+            Statistics of the training cells.
+        response_start
+            ``"shrinkage"``: closed-form response that depends on the state; ``"mean"``: mean shift; ``"zero"``.
+        """
+        first = not bool(self.started)
+        if first:
+            self._set_buffers(statistics)
+            self._start_gene_maps(statistics)
+            if self.n_batch_latent:
+                self._start_batches()
+        rows = statistics.populations
+        if self.n_targets and rows is not None:
+            if first and response_start != "zero" and self.response_kind == "state":
+                self._start_response(rows, response_start)
+            self._set_populations(rows)
+        self.started.fill_(True)
+        self.refresh()
+
+    def _tensor(self, values: Any) -> Tensor:
+        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.mean.device)
+
+    def _set_buffers(self, s: TrainingStatistics) -> None:
+        self.mean.copy_(self._tensor(s.mean))
+        self.scale.copy_(self._tensor(s.scale))
+        self.batch_effect.copy_(self._tensor(s.batch_effect / s.scale))
+        self.target_effect.copy_(self._tensor(s.target_effect / s.scale))
+        self.axes.copy_(self._tensor(s.axes))
+
+    def _start_gene_maps(self, s: TrainingStatistics) -> None:
+        line = getattr(self.decoder, "line", self.decoder)
+        if self.gene_likelihood == "gaussian":
+            line.slope.copy_(self.scale)
+            line.intercept.copy_(self.mean)
+            self.spread.copy_(torch.log(0.3 * self.scale.square()))
+            return
+        rate = self._tensor(np.maximum(s.rate, 1e-3))
+        # d log(rate) / d log1p(rate), bounded for genes that are hardly seen
+        line.slope.copy_(self.scale * ((1 + rate) / (rate + 0.5)))
+        line.intercept.copy_(rate.log())
+
+    def _start_batches(self) -> None:
+        loadings, scores = _factors(self.batch_effect, self.n_batch_latent)
+        k = self.n_batch_latent
+        self.domain_loading[:k] = self.graph.exogenous(loadings)
+        self.batch_prior.mean.copy_(scores)
+
+    def _start_response(self, rows: Populations, kind: str) -> None:
+        slope_out = getattr(self.decoder, "line", self.decoder).slope if self.gene_likelihood == "gaussian" else None
+        unit = self.scale if slope_out is None else slope_out
+        maps = torch.zeros(self.n_targets, 1 + self.n_state, self.n_genes, device=unit.device)
+        for t in range(self.n_targets):
+            mine = (rows.dose[:, t] != 0) & ((rows.dose != 0).sum(1) == 1)
+            if not mine.any():
+                continue
+            dose = rows.dose[mine, t : t + 1]
+            change, variance = rows.change[mine] / dose, rows.variance[mine] / dose**2
+            if kind == "mean":
+                maps[t, 0] = self._tensor(np.average(change, axis=0, weights=rows.weight[mine])) / unit
+                continue
+            fit = shrunken_response(change, variance, rows.state[mine])
+            maps[t, 0] = self._tensor(fit.level) / unit
+            maps[t, 1:] = self._tensor(fit.slope) / unit
+        # components are ranked by their size in expression, weighted by how far states reach
+        loadings, scores = _factors(maps.flatten(0, 1), self.n_condition_latent)
+        self.domain_loading[self.n_batch_latent :] = self.graph.exogenous(loadings)
+        scores = scores.view(self.n_targets, 1 + self.n_state, self.n_condition_latent)
+        self.response.mean.copy_(scores[:, 0])
+        self.response.slope.copy_(scores[:, 1:])
+
+    def _set_populations(self, rows: Populations) -> None:
+        t = self._tensor
+        noise = self.scale.square() if self.gene_likelihood == "gaussian" else torch.full_like(self.scale, 0.25)
+        control = (t(rows.control) - self.mean) / self.scale
+        weight = t(np.sqrt(rows.weight))
+        self.populations = PopulationTargets(control, t(rows.dose), t(rows.state), t(rows.change), weight, noise)
+        if self.response_kind == "state":
+            self._response_start = {n: p.detach().clone() for n, p in self.response.named_parameters()}
+
+
+def _factors(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Loadings (k, m) and scores (r, k), scores of unit root mean square where there is signal."""
+    u, values, vt = torch.linalg.svd(rows, full_matrices=False)
+    rank = min(k, int((values > 1e-6 * values.max().clamp_min(1e-12)).sum()))
+    loadings, scores = rows.new_zeros(k, rows.shape[1]), rows.new_zeros(rows.shape[0], k)
+    size = values[:rank] / max(rows.shape[0], 1) ** 0.5
+    loadings[:rank] = vt[:rank] * size[:, None]
+    scores[:, :rank] = u[:, :rank] * max(rows.shape[0], 1) ** 0.5
+    return loadings, scores

@@ -1,0 +1,174 @@
+"""Terms of the objective of scConCRL, and the hooks by which the training plan drives them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sccausal.data import KEYS
+from sccausal.nn.adversary import adversarial_losses
+from sccausal.nn.graph import SEMFactorisation, acyclicity
+from sccausal.train import augmented_lagrangian
+
+if TYPE_CHECKING:
+    from sccausal.models.scconcrl._start import PopulationTargets
+
+_MAX_ROWS = 64
+
+
+class TermsMixin:
+    """KL, auxiliary losses and training hooks of :class:`~sccausal.models.scconcrl._module.ScConCRLModule`."""
+
+    graph: Any
+    populations: PopulationTargets | None
+    _factorisation: SEMFactorisation | None = None
+
+    # ------------------------------------------------------------------ KL, in closed form
+
+    def kl_genes(self, out: dict[str, Tensor]) -> Tensor:
+        r"""KL(q(z|x) || p(z|n^b)) per cell, expectation over q(n^b).
+
+        The prior of z is the push-forward of :math:`n^x \sim N(0, \sigma^2)` through the SEM, so its log-density is
+        that of the exogenous part plus :math:`\log|\det(I - A)|` (zero for a DAG).
+        """
+        A = self.graph.matrix()
+        log_s2, log_sigma2 = self.log_posterior_var, self.log_exogenous_var
+        s2 = log_s2.exp()
+        noise = s2 + s2[self.graph.regulators] @ A.square()
+        second = out["nx"].square() + noise
+        if self.n_domain:
+            second = second + out["nb_var"] @ self.domain_loading.square()
+        kl = 0.5 * (second @ torch.exp(-log_sigma2) + (log_sigma2 - log_s2 - 1).sum())
+        return kl - self._log_det()
+
+    def _log_det(self) -> Tensor:
+        if not self._is_structure_step():
+            return self.log_posterior_var.new_zeros(())
+        block = self.graph.block()
+        eye = torch.eye(block.shape[0], dtype=block.dtype, device=block.device)
+        # computed on every few steps only where the graph is large; its gradient is scaled up in return
+        return torch.linalg.slogdet(eye - block)[1] * (self.structure_every if self.training else 1)
+
+    def _is_structure_step(self) -> bool:
+        return not self.training or self._step % self.structure_every == 0
+
+    def kl_domains(self, out: dict[str, Tensor], tensors: dict[str, Tensor], dose: Tensor) -> Tensor:
+        """KL of the domain latents to their priors, per cell."""
+        k = self.n_batch_latent
+        mean, var = out["nb_mean"], out["nb_var"]
+        kl = mean.new_zeros(mean.shape[0])
+        if k:
+            prior_mean, prior_var = self.batch_prior(tensors[KEYS.BATCH].long().reshape(-1))
+            kl = kl + _gaussian_kl(mean[:, :k], var[:, :k], prior_mean, prior_var)
+        if self.n_condition_latent:
+            prior_mean, prior_var = self.condition_prior(dose, out["state"])
+            kl = kl + _gaussian_kl(mean[:, k:], var[:, k:], prior_mean, prior_var)
+        return kl
+
+    # ------------------------------------------------------------------ weighted terms
+
+    def weighted_terms(self, out: dict[str, Tensor], tensors: dict[str, Tensor], dose: Tensor) -> dict[str, Tensor]:
+        """All terms beside the ELBO, each with its weight, by name."""
+        terms: dict[str, Tensor] = {}
+        for domain, weight in self.adversary_weights.items():
+            discriminator, encoder = self._adversary(domain, out["nx"], tensors, dose)
+            terms[f"{domain}_discriminator"] = discriminator
+            terms[f"{domain}_adversary"] = weight * encoder
+        if self.guide_weight > 0:
+            terms["guide"] = self.guide_weight * self._guide(out["features"], tensors, dose)
+        if self.sparsity == "frobenius" and self.sparsity_weight > 0:
+            terms["sparsity"] = self.sparsity_weight * self.graph.matrix().square().sum() * self.per_gene
+        if self.acyclicity is not None and self.training and self._is_structure_step():
+            terms["acyclicity"] = self.structure_every * augmented_lagrangian(self, self.constraint())
+        if self.population_weight > 0 and self.populations is not None and self.training:
+            terms["population"] = self.population_weight * self._population()
+            if self.response_decay > 0:
+                terms["response_decay"] = self.response_decay * self._departure()
+        if self.training:
+            self._step += 1
+        return terms
+
+    def _adversary(self, domain: str, nx: Tensor, tensors: dict[str, Tensor], dose: Tensor) -> tuple[Tensor, Tensor]:
+        if domain == "batch":
+            target = tensors[KEYS.BATCH]
+        else:  # the strongest target stands for the class of a combination
+            target = torch.where((dose != 0).any(1), dose.abs().argmax(1) + 1, 0)
+        net, weights = getattr(self, f"{domain}_discriminator"), getattr(self, f"{domain}_weights")
+        return adversarial_losses(net, nx, target, weights, self.adversary)
+
+    def _guide(self, features: Tensor, tensors: dict[str, Tensor], dose: Tensor) -> Tensor:
+        # L_u: expression regressed on its regulators by the graph itself
+        if self.guide_input == "centred":
+            offset = self.batch_effect[tensors[KEYS.BATCH].long().reshape(-1)]
+            if self.n_targets:
+                offset = offset + dose @ self.target_effect
+            features = features - offset
+        return self.graph.exogenous(features).square().sum(1).mean() * self.per_gene
+
+    def _population(self) -> Tensor:
+        """Squared error of the predicted mean changes, in units of the noise of a cell."""
+        rows = self.populations
+        assert rows is not None
+        if len(rows.weight) > _MAX_ROWS:
+            rows = rows.take(torch.randint(len(rows.weight), (_MAX_ROWS,), device=rows.weight.device))
+        predicted = self.predicted_change(rows.control, rows.dose, rows.state)
+        error = (predicted - rows.change).square() / rows.noise
+        return 0.5 * (rows.weight @ error.sum(1)) / rows.weight.sum() * self.per_gene
+
+    def predicted_change(self, control: Tensor, dose: Tensor, state: Tensor) -> Tensor:
+        """Change of the decoded profile (r, m) of populations with mean features ``control`` under ``dose``."""
+        h = self.encoder(control)
+        shift = self.domain_shift(torch.zeros_like(dose), dose, state) @ self.domain_loading
+        moved = self.graph.solve(shift, self._shared_factorisation())
+        return self.log_profile(h + moved) - self.log_profile(h)
+
+    def _shared_factorisation(self) -> SEMFactorisation:
+        # the LU is as old as the last structure step; the graph itself gets no gradient from the population loss
+        if self._factorisation is None or self._is_structure_step():
+            with torch.no_grad():
+                self._factorisation = self.graph.factorise()
+        return self._factorisation
+
+    def _departure(self) -> Tensor:
+        # pull of the response towards its start: few populations cannot carry a free function of the state
+        total = self.response.slope.new_zeros(())
+        for name, start in self._response_start.items():
+            total = total + (self.response.get_parameter(name) - start).square().sum()
+        return total / max(self.n_condition_latent, 1)
+
+    # ------------------------------------------------------------------ hooks of the training plan
+
+    def constraint(self) -> Tensor:
+        """Acyclicity of the graph, 0 for a DAG."""
+        if self.acyclicity is None:
+            return self.graph.weight.new_zeros(())
+        return acyclicity(self.graph.block(), self.acyclicity, s=float(self.graph.scale)).float()
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The graph learns at a fifth of the rate, without weight decay."""
+        return [{"params": [self.graph.weight], "name": "structure", "lr": lr / 5, "weight_decay": 0.0}]
+
+    @torch.no_grad()
+    def proximal_step(self, lr: float) -> None:
+        """Soft threshold of the graph (l1), and return into the domain of the log-determinant."""
+        if self.sparsity == "l1" and self.sparsity_weight > 0:
+            weight = self.graph.weight
+            weight.copy_(torch.sign(weight) * (weight.abs() - lr * self.sparsity_weight).clamp_min(0))
+        if self.acyclicity == "logdet" and self._step % self.structure_every == 0:
+            self.graph.guard()
+
+    @torch.no_grad()
+    def on_epoch_start(self, epoch: int, max_epochs: int | None) -> None:
+        """Renew what is cached from the graph; keep a cyclic graph stable where cycles are allowed."""
+        if self.acyclicity is None:
+            radius = float(acyclicity(self.graph.block().abs().sqrt(), "spectral"))
+            if radius > 0.95:
+                self.graph.weight.mul_(0.95 / radius)
+        self._factorisation = None
+        self.refresh()
+
+
+def _gaussian_kl(mean: Tensor, var: Tensor, prior_mean: Tensor, prior_var: Tensor) -> Tensor:
+    return 0.5 * ((var + (mean - prior_mean).square()) / prior_var - 1 + prior_var.log() - var.log()).sum(1)
