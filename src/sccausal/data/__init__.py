@@ -12,15 +12,17 @@ from sccausal.data._prediction import UNITS, prediction_anndata
 if TYPE_CHECKING:
     from sccausal.data._build import build_fields, restore_on_error
     from sccausal.data._fields import InterventionField, MuDataInterventionField
-    from sccausal.data._pairing import PairedDataset, PairedDataSplitter, StratifiedPairSampler
+    from sccausal.data._pairing import PairedDataset, PairGroup, StratifiedPairSampler
     from sccausal.data._splits import Split
+    from sccausal.data._splitter import PairedDataSplitter
     from sccausal.data._validation import check_matrix, check_obs_column
 
 # these import torch and scvi-tools, which baselines and metrics must not pay for
 _LAZY = {
     "InterventionField": "_fields",
     "MuDataInterventionField": "_fields",
-    "PairedDataSplitter": "_pairing",
+    "PairGroup": "_pairing",
+    "PairedDataSplitter": "_splitter",
     "PairedDataset": "_pairing",
     "Split": "_splits",
     "StratifiedPairSampler": "_pairing",
@@ -37,6 +39,7 @@ __all__ = [
     "InterventionCodec",
     "InterventionField",
     "MuDataInterventionField",
+    "PairGroup",
     "PairedDataSplitter",
     "PairedDataset",
     "Split",
