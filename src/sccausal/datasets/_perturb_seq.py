@@ -85,8 +85,8 @@ def simulate_perturb_seq(
     n_doubles
         Number of pairs of targets that are intervened on together (0).
     interaction
-        Strength of epistasis beyond the network's own non-linearity (0): standard deviation of the additional
-        log-rate of genes downstream of both partners; of low rank over pairs.
+        Strength of epistasis beyond the network's own non-linearity (0): bound of the additional log-rate of genes
+        downstream of both partners; similar pairs interact in similar ways.
     condition
         Whether half of the cells receive a stimulus that acts on some genes, spreads through the network and differs
         between types (False). ``obs["condition"]`` is ``"control"`` or ``"stimulated"``.
@@ -98,8 +98,9 @@ def simulate_perturb_seq(
     library_size
         Mean number of transcripts of a cell at basal expression (5000).
     preset
-        ``"mild"`` (500 genes, 40 perturbations of 200 cells, weak epistasis) or ``"strong"`` (1000 genes, 60
-        perturbations of 100 cells); see :doc:`/benchmarks` for the scores of simple rules on them.
+        ``"mild"`` (500 genes, 40 perturbations of 200 cells, weak epistasis), ``"strong"`` (1000 genes, 60
+        perturbations of 100 cells) or ``"condition"`` (1000 genes, a stimulus in 6 types, 300 cells each); see
+        :doc:`/benchmarks` for the scores of simple rules on them.
     seed
         Seed of network, effects and cells.
     n_regulators

@@ -86,7 +86,7 @@ def _interaction(system: System, treatment: Treatment, shape: tuple[int, int]) -
         reach = {g: system.network.descendants(g) for g in genes}
         for i, first in enumerate(genes):
             for second in genes[i + 1 :]:
-                profile = (system.membership[first] * system.membership[second]) @ system.programme
+                profile = np.tanh((system.membership[first] * system.membership[second]) @ system.programme)
                 profile = scale * np.where(reach[first] & reach[second], profile, 0.0)
                 size = action[first][1] * action[second][1] * treatment.dose[cells] ** 2
                 extra[:, cells] += profile[:, None] * size

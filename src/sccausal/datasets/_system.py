@@ -16,6 +16,7 @@ CONTROL = "control"
 STIMULATED = "stimulated"
 SEP = "+"
 _N_PROGRAMMES = 4
+_N_LINEAGES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +46,8 @@ class System:
     targets
         Positions of the genes intervened on, shape (n_targets,).
     membership, programme
-        Low-rank epistasis: the interaction of genes i and j on the log-rate of gene g is proportional to
-        ``sum_k membership[i, k] * membership[j, k] * programme[k, g]``; shapes (m, k) and (k, m).
+        Epistasis of low rank: the interaction of genes i and j on the log-rate of gene g is proportional to
+        ``tanh(sum_k membership[i, k] * membership[j, k] * programme[k, g])``; shapes (m, k) and (k, m).
     """
 
     parameters: Parameters
@@ -88,12 +89,10 @@ def build_system(p: Parameters) -> System:
         n_feedback=p.n_feedback,
     )
     membership, programme = _sample_epistasis(stream(seed, "epistasis"), network)
+    kinship = stream(seed, "kinship").standard_normal((p.n_types, _N_LINEAGES))
     rng = stream(seed, "types")
-    specific = rng.random((p.n_types, m)) < 0.3
-    type_drive = np.where(specific, rng.normal(0, 0.8, (p.n_types, m)), 0.0)
-    competence = np.exp(p.type_response * rng.standard_normal((p.n_types, p.regulators)))
-    if p.n_types == 1:  # one type is the reference
-        type_drive[:], competence[:] = 0.0, 1.0
+    type_drive = 0.8 * _between_types(rng, kinship, m) * (rng.random(m) < 0.4)
+    competence = np.exp(p.type_response * _between_types(rng, kinship, p.regulators))
     rng = stream(seed, "genes")
     abundance = np.exp(rng.normal(0, 1.0, m))
     return System(
@@ -105,7 +104,7 @@ def build_system(p: Parameters) -> System:
         dispersion=p.dispersion * np.exp(rng.normal(0, 0.3, m)),
         type_drive=type_drive,
         competence=competence,
-        stimulus=_sample_stimulus(stream(seed, "stimulus"), network, p),
+        stimulus=_sample_stimulus(stream(seed, "stimulus"), network, p, kinship),
         batch_effect=_sample_batches(stream(seed, "batches"), p),
         targets=_sample_targets(stream(seed, "targets"), network, p.n_targets),
         membership=membership,
@@ -131,7 +130,18 @@ def _sample_targets(rng: np.random.Generator, network: GeneNetwork, n_targets: i
     return np.concatenate([network.regulators[order], others])[:n_targets]
 
 
-def _sample_stimulus(rng: np.random.Generator, network: GeneNetwork, p: Parameters) -> np.ndarray:
+def _between_types(rng: np.random.Generator, kinship: np.ndarray, n: int) -> np.ndarray:
+    """Standard normal quantities of each type, alike in related types, shape (n_types, n); 0 for a single type.
+
+    What sets a type apart in its basal programme also tells how it responds: types are positions in few lineages.
+    """
+    n_types, n_lineages = kinship.shape
+    shared = kinship @ rng.standard_normal((n_lineages, n)) / np.sqrt(n_lineages)
+    own = rng.standard_normal((n_types, n))
+    return np.sqrt(0.8) * shared + np.sqrt(0.2) * own if n_types > 1 else np.zeros((1, n))
+
+
+def _sample_stimulus(rng: np.random.Generator, network: GeneNetwork, p: Parameters, kinship: np.ndarray) -> np.ndarray:
     """The stimulus acts on a few regulators and a few other genes, more strongly in some types than in others."""
     m, t = network.n_genes, len(network.regulators)
     n_direct = max(2, m // 50)
@@ -143,10 +153,8 @@ def _sample_stimulus(rng: np.random.Generator, network: GeneNetwork, p: Paramete
         ]
     ).astype(int)
     size = np.where(rng.random(len(direct)) < 0.8, 1.0, -1.0) * rng.uniform(0.6, 1.8, len(direct))
-    by_type = np.exp(p.type_response * rng.standard_normal((p.n_types, 1)))
-    by_gene = np.exp(0.5 * p.type_response * rng.standard_normal((p.n_types, len(direct))))
-    if p.n_types == 1:
-        by_type[:], by_gene[:] = 1.0, 1.0
+    by_type = np.exp(p.type_response * _between_types(rng, kinship, 1))
+    by_gene = np.exp(0.5 * p.type_response * _between_types(rng, kinship, len(direct)))
     stimulus = np.zeros((p.n_types, m))
     stimulus[:, direct] = p.condition_strength * size * by_type * by_gene
     return stimulus
