@@ -92,7 +92,7 @@ def test_confusion_is_least_at_the_prior():
 
     optimizer.step(closure)
     assert torch.allclose(logits.softmax(-1)[0], prior, atol=1e-4)
-    assert float(confusion_loss(logits, prior)) == pytest.approx(float(-(prior * prior.log()).sum()), abs=1e-6)
+    assert confusion_loss(logits, prior).item() == pytest.approx(float(-(prior * prior.log()).sum()), abs=1e-6)
 
 
 def test_weights_follow_the_raw_error_and_do_not_decay_to_uniform():

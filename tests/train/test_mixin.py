@@ -54,6 +54,25 @@ def test_default_epochs(n, epochs):
     assert default_epochs(n) == epochs
 
 
+def test_early_stopping_needs_validation_cells(make_model, fit):
+    with pytest.raises(SetupError, match="validation cells"):
+        fit(make_model(), 2, early_stopping=True, train_size=1.0)
+
+
+def test_a_single_callback_is_taken(make_model, fit):
+    from lightning.pytorch.callbacks import Callback
+
+    class Count(Callback):
+        n = 0
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.n += 1
+
+    count = Count()
+    fit(make_model(), 2, callbacks=count)
+    assert count.n == 2
+
+
 def test_external_indexing(make_model, fit):
     train, validation = np.arange(0, 100), np.arange(100, 120)
     model = fit(make_model(), 1, external_indexing=[train, validation])

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 
@@ -53,7 +54,9 @@ def run(path: Path, *, check: bool = True, **env: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("plan", ["CausalTrainingPlan", "AdversarialCausalTrainingPlan"])
+@pytest.mark.parametrize(
+    "plan", ["CausalTrainingPlan", pytest.param("AdversarialCausalTrainingPlan", marks=pytest.mark.slow)]
+)
 def test_two_processes_train_one_model(tmp_path, plan):
     body = f"""
     import sccausal.train
@@ -70,10 +73,8 @@ def test_two_processes_train_one_model(tmp_path, plan):
         json.dump(history, open(out + "/history.json", "w"))
     """
     run(script(tmp_path, body))
-    import torch
-
     first, second = (torch.load(tmp_path / f"weights{rank}.pt") for rank in (0, 1))
-    # the domain weights follow the cells of each process; all that is trained or driven must agree
+    # weights, multipliers and moving averages
     assert torch.equal(first, second)
     history = json.loads((tmp_path / "history.json").read_text())
     for name in ("elbo_train", "adversary_train", "confusion_validation", "multiplier", "penalty", "score_validation"):
@@ -82,7 +83,7 @@ def test_two_processes_train_one_model(tmp_path, plan):
 
 
 @pytest.mark.multiprocess
-def test_a_killed_process_is_continued(tmp_path):
+def test_a_killed_process_is_continued(tmp_path, make_model, fit):
     body = """
     from lightning.pytorch.callbacks import Callback
 
@@ -100,16 +101,16 @@ def test_a_killed_process_is_continued(tmp_path):
     torch.save({"weights": weights(model), "epochs": [c[0] for c in model.module.calls]}, f"{out}/{name}.pt")
     """
     path = script(tmp_path, body)
-    run(path, KILL="0", NAME="whole")
     assert run(path, check=False, KILL="1", NAME="killed").returncode == -9
     run(path, KILL="0", NAME="killed")
-    import torch
-
-    whole, killed = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "killed"))
+    killed = torch.load(tmp_path / "killed.pt")
     assert killed["epochs"] == [3, 4, 5]
-    assert torch.allclose(whole["weights"], killed["weights"], rtol=1e-6, atol=1e-8)
+    whole = fit(make_model(), 6).module.state_dict()
+    whole = torch.cat([v.flatten().double() for v in whole.values()])
+    assert torch.allclose(whole, killed["weights"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_plain_ddp_gets_a_hint(tmp_path):
     body = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
@@ -130,9 +131,12 @@ class DomainWeights(nn.Module):
         """
         target = _class_index(target, logits.shape[0])
         wrong = (logits.argmax(-1) != target).to(self.error)
-        count = torch.zeros_like(self.error).index_add_(0, target, torch.ones_like(wrong))
-        rate = torch.zeros_like(self.error).index_add_(0, target, wrong) / count.clamp_min(1.0)
-        moved = self.eta * self.error + (1.0 - self.eta) * rate
+        seen = torch.zeros(2, self.error.numel()).to(self.error)
+        seen.index_add_(1, target, torch.stack([torch.ones_like(wrong), wrong]))
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(seen)  # each process sees other cells; all must weigh the domains alike
+        count, errors = seen
+        moved = self.eta * self.error + (1.0 - self.eta) * errors / count.clamp_min(1.0)
         self.error.copy_(torch.where(count > 0, moved, self.error))
 
     def forward(self) -> torch.Tensor:

@@ -80,7 +80,7 @@ class AdversarialCausalTrainingPlan(CausalTrainingPlan):
             return optimizers
         return optimizers, [self._plateau(main)]
 
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:  # type: ignore[override]
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
         """Update the adversary, then the model."""
         main, adversary = self.optimizers()
         for _ in range(self.n_adversary_steps):

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from lightning.pytorch.callbacks import Callback
 from scvi import settings
 from scvi.dataloaders import DataSplitter
 from scvi.train import Trainer
@@ -131,11 +132,14 @@ class CausalTrainingMixin:
             split, train_size, validation_size, shuffle_set_split, batch_size, load_sparse_tensor,
             is_distributed(trainer_kwargs.get("strategy")), dict(datasplitter_kwargs or {}),
         )  # fmt: skip
-        callbacks = [NanGuard()]
+        if early_stopping and getattr(data, "n_val", None) == 0:
+            raise SetupError("early_stopping needs validation cells; lower train_size or give validation rows.")
+        callbacks: list[Callback] = [NanGuard()]
         if checkpoint_dir is not None:
             assert fingerprint is not None
             callbacks.append(ResumeCheckpoint(checkpoint_dir, fingerprint, seed, checkpoint_every, state))
-        trainer_kwargs["callbacks"] = [*callbacks, *(trainer_kwargs.get("callbacks") or [])]
+        given = trainer_kwargs.get("callbacks") or []
+        trainer_kwargs["callbacks"] = [*callbacks, *([given] if isinstance(given, Callback) else given)]
         trainer_kwargs["early_stopping"] = early_stopping
         trainer_kwargs.setdefault("early_stopping_monitor", "score_validation")
         # our loaders shard by themselves; a second sampler on top would break pairs

@@ -136,6 +136,7 @@ class CausalTrainingPlan(TrainingPlan):
         self.score_constraint_weight = score_constraint_weight
         self.seed = seed
         self.loss_parts: dict[str, torch.Tensor] = {}
+        self._score_term: torch.Tensor | float = 0.0
         self.alternate = self._check_alternate(alternate)
 
     # ------------------------------------------------------------------ schedule
@@ -224,9 +225,15 @@ class CausalTrainingPlan(TrainingPlan):
         n = output.n_obs_minibatch
         self._log_epoch("train_loss", output.loss, n, prog_bar=True)
         if "kl_weight" in self._loss_args:
-            self._log_epoch("kl_weight", self.kl_weight, n)
+            self._log_epoch("kl_weight", self.loss_kwargs["kl_weight"], n)
         self.compute_and_log_metrics(output, self.train_metrics, "train")
         return output.loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Evaluate the constraint once; on a large graph it costs more than a minibatch."""
+        if callable(getattr(self.module, "constraint", None)):
+            with torch.no_grad():
+                self._score_term = self.score_constraint_weight * self.module.constraint()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Losses of one minibatch of validation cells."""
@@ -235,9 +242,7 @@ class CausalTrainingPlan(TrainingPlan):
         self._log_epoch("validation_loss", output.loss, n)
         self.compute_and_log_metrics(output, self.val_metrics, "validation")
         score = (output.reconstruction_loss_sum + output.kl_local_sum) / n
-        if callable(getattr(self.module, "constraint", None)):
-            score = score + self.score_constraint_weight * self.module.constraint()
-        self._log_epoch("score_validation", score, n)
+        self._log_epoch("score_validation", score + self._score_term, n)
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict[str, Any], mode: str) -> None:
         """Log the ELBO, its parts and each scalar extra metric once per epoch.
