@@ -65,6 +65,9 @@ def read_network(path: Path) -> dict[str, Any]:
         facts = json.loads(about) if about else {}
     except (ValueError, KeyError, OSError, SyntaxError) as error:
         raise FileFormatError(f"{path} cannot be read as a network ({error}); it may be cut off or foreign.") from error
+    lacking = [c for c in ("source", "target", "weight") if c not in frame.columns]
+    if lacking:
+        raise FileFormatError(f"{path} holds no network: the column(s) {', '.join(lacking)} are missing.")
     return {"frame": frame, **{k: facts[k] for k in ("genes", "metadata", "regulators") if facts.get(k) is not None}}
 
 

@@ -139,12 +139,14 @@ def registered(
     if adata is None and model.adata is None:
         raise SetupError("The model was loaded without cells; pass `adata`.")
     cells = light_copy(model, model.adata if own else take_modality(adata), rows)
-    extra: dict[str, Any] = {"missing_as_control": True} if as_control else {}
-    if model._accepts_new_batches:
-        extra["extend_categories"] = True
+    key = state_registry(model.registry_, KEYS.INTERVENTION).get("original_key")
+    if as_control and key is not None and key not in cells.obs and key not in cells.obsm:
+        cells.obs[key] = model.codec.control
+    extra: dict[str, Any] = {"extend_categories": True} if model._accepts_new_batches else {}
     with warnings.catch_warnings():
         # genes that are constant among a few new cells say nothing about the model
         warnings.filterwarnings("ignore", message=".*have the same value in every cell.*")
+        warnings.filterwarnings("ignore", message=".*has fewer than 3 cells.*")
         replay_setup(model, cells, model.registry_, **extra)
     manager = type(model)._get_most_recent_anndata_manager(cells, required=True)
     model._register_manager_for_instance(manager)

@@ -25,7 +25,7 @@ _RUN = ("train_indices_", "validation_indices_", "test_indices_", "history_")
 
 def query_model(cls: type[CausalModel], saved: SavedModel, adata: AnnData, unfrozen: bool) -> CausalModel:
     """Model of the reference on query cells, its tensors grown by rows for the new categories."""
-    replay_setup(cls, adata, saved.registry, extend_categories=True, missing_as_control=True, allow_missing_labels=True)
+    replay_setup(cls, adata, saved.registry, extend_categories=True, allow_missing_labels=True)
     arguments = {**saved.init_params["non_kwargs"]}
     for extra in saved.init_params["kwargs"].values():
         arguments.update(extra)

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from scipy.spatial.distance import cdist
 
 from sccausal._compat import setup_args
 from sccausal._errors import SetupError, unknown_name
+from sccausal.metrics import energy_distance
 from sccausal.models._cells import gene_order, take_modality
 from sccausal.models._perturbation import comparable
 
@@ -54,8 +54,6 @@ class Ranking:
         names = [str(g) for g in model.get_var_names()]
         self._genes = slice(None) if genes is None else gene_positions(names, genes)
         self._target = self._wanted(model, target_state, names, max_cells, seed)[:, self._genes]
-        # the part of the energy distance that no intervention changes
-        self._spread = cdist(self._target, self._target).mean() if metric == "energy" else 0.0
 
     def _wanted(self, model: CausalModel, target_state: Any, names: list[str], max_cells: int, seed: int) -> np.ndarray:
         if not isinstance(target_state, AnnData | MuData):
@@ -84,9 +82,8 @@ class Ranking:
         values = comparable(predicted, self._units)[:, self._genes].astype(np.float64)
         if self._metric == "mean":
             return float(np.linalg.norm(values.mean(axis=0) - self._target[0]))
-        between = cdist(values, self._target).mean()
-        within = cdist(values, values).mean()
-        return float(max(2 * between - within - self._spread, 0.0))
+        # the V-statistic is never negative, so that shares of it can be given
+        return energy_distance(values, self._target, unbiased=False)
 
     def table(
         self, score: Callable[[np.ndarray], float], rows: np.ndarray | None, max_size: int, beam: int | None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from scvi import settings
+from anndata import AnnData
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
 from torch.distributions import Normal, kl_divergence
@@ -78,6 +79,10 @@ class ToyModel(CausalModel):
             n_latent,
             **kwargs,
         )
+        if self.adata is not None:
+            # from the mean of the data, effects need not explain the level of expression
+            level = np.asarray(self.adata_manager.get_from_registry(KEYS.X).mean(axis=0)).ravel()
+            self.module.decoder.bias.data = torch.as_tensor(level, dtype=torch.float32)
         self._model_summary_string = f"Toy model with {n_latent} latent dimensions"
         self.init_params_ = self._get_init_params(locals())
 
@@ -133,5 +138,32 @@ class BareModel(ToyModel):
     capabilities = frozenset()
 
 
-def quick_seed(seed: int) -> None:
-    settings.seed = seed
+def toy_data(seed: int = 0, n_cells: int = 300, n_genes: int = 12) -> AnnData:
+    """Cells with two known additive effects, in two batches; ``uns["effects"]`` holds the truth (targets, genes)."""
+    rng = np.random.default_rng(seed)
+    genes = [f"g{i}" for i in range(n_genes)]
+    labels = np.array(["control", "g0", "g1", "g0+g1"])[rng.integers(0, 4, n_cells)]
+    batch = np.array(["a", "b"])[rng.integers(0, 2, n_cells)]
+    effects = np.zeros((2, n_genes))
+    effects[0, 3:6], effects[1, 6:9] = 3.0, -3.0
+    dose = np.stack([["g0" in v for v in labels], ["g1" in v for v in labels]], axis=1).astype(float)
+    values = rng.normal(size=(n_cells, 2)) @ rng.normal(size=(2, n_genes)) * 0.5
+    values += 10 + (batch == "b")[:, None] + dose @ effects + 0.3 * rng.normal(size=values.shape)
+    obs = pd.DataFrame({"perturbation": labels, "batch": batch, "cell_type": "T"})
+    obs.index = [f"cell{i}" for i in range(n_cells)]
+    return AnnData(values.astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"effects": effects})
+
+
+TOY_SETUP = {
+    "batch_key": "batch",
+    "labels_key": "cell_type",
+    "intervention_key": "perturbation",
+    "control": "control",
+}
+TOY_TRAIN = {
+    "max_epochs": 25,
+    "batch_size": 64,
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "plan_kwargs": {"lr": 0.03},
+}
