@@ -114,8 +114,9 @@ def test_a_rest_of_one_cell_is_no_minibatch(make_model, fit):
 
 def test_further_training_continues_the_history(make_model, fit):
     model = fit(make_model(), 2)
-    fit(model, 3)
+    fit(model, 3, early_stopping=True)
     assert len(model.history["train_loss"]) == 5
+    assert len(model.history["score_validation"]) == 3
 
 
 def test_progress_bar_and_caller_callbacks(make_model, fit, capsys):
@@ -130,4 +131,4 @@ def test_scvi_checkpoints_work_beside_resumption(make_model, fit, tmp_path):
     model = fit(make_model(), 3, callbacks=[save], checkpoint_dir=tmp_path / "resume")
     assert model.is_trained_
     assert len(list((tmp_path / "best").iterdir())) == 1
-    assert (tmp_path / "resume" / "resume.ckpt").exists()
+    assert (tmp_path / "resume" / "resume-0.ckpt").exists()

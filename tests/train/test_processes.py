@@ -79,7 +79,7 @@ def test_two_processes_train_one_model(tmp_path, plan):
     history = json.loads((tmp_path / "history.json").read_text())
     for name in ("elbo_train", "adversary_train", "confusion_validation", "multiplier", "penalty", "score_validation"):
         assert len(history[name]) == 4, name
-    assert (tmp_path / "resume" / "resume.ckpt").exists()
+    assert (tmp_path / "resume" / "resume-0.ckpt").exists()
 
 
 @pytest.mark.multiprocess

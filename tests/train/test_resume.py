@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from sccausal._errors import FileFormatError, SetupError
-from sccausal.train._resume import FILE_NAME, read_resume
+from sccausal.train._resume import read_resume, resume_path
 
 
 class Killed(BaseException):
@@ -62,6 +62,30 @@ def test_sparse_checkpoints_resume_from_the_last_written(make_model, fit, tmp_pa
     assert same(whole, resumed)
 
 
+def test_states_of_callbacks_continue(make_model, fit, tmp_path):
+    class Odd(Callback):
+        def state_dict(self):
+            return {"model": Evil()}
+
+    class Count(Callback):
+        n = 0
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.n += 1
+
+        def state_dict(self):
+            return {"n": self.n}
+
+        def load_state_dict(self, state):
+            self.n = state["n"]
+
+    with pytest.raises(Killed):
+        fit(make_model(), 4, checkpoint_dir=tmp_path, callbacks=[Count(), Odd(), Kill(3)])
+    count = Count()
+    fit(make_model(), 4, checkpoint_dir=tmp_path, callbacks=[count, Odd()])
+    assert count.n == 4
+
+
 def test_twice_killed(make_model, fit, tmp_path):
     whole = fit(make_model(), 5)
     for epoch in (2, 4):
@@ -73,14 +97,10 @@ def test_twice_killed(make_model, fit, tmp_path):
 def test_without_a_seed_the_split_and_the_noise_continue(make_model, fit, tmp_path):
     with pytest.raises(Killed):
         fit(make_model(seed=None), 4, checkpoint_dir=tmp_path, callbacks=[Kill(2)])
-    saved = read_resume_any(tmp_path)
+    saved = torch.load(resume_path(tmp_path, None), weights_only=True)
     a = fit(make_model(seed=None), 4, checkpoint_dir=tmp_path)
     assert a.train_indices.tolist() == saved["split"]["train_idx"].tolist()
     assert a.module.calls[0][0] == 2
-
-
-def read_resume_any(path):
-    return torch.load(path / FILE_NAME, weights_only=True)
 
 
 def test_a_finished_run_is_restored(make_model, fit, tmp_path):
@@ -92,14 +112,18 @@ def test_a_finished_run_is_restored(make_model, fit, tmp_path):
     pd.testing.assert_frame_equal(first.history["elbo_train"].astype(float), again.history["elbo_train"].astype(float))
 
 
+def test_each_seed_has_its_own_file(make_model, fit, tmp_path):
+    runs = [fit(make_model(seed=seed), 2, checkpoint_dir=tmp_path) for seed in (0, 1)]
+    assert not same(*runs)
+    assert same(runs[1], fit(make_model(seed=1), 2, checkpoint_dir=tmp_path))
+
+
 def test_another_run_is_refused(make_model, fit, tmp_path):
     fit(make_model(), 2, checkpoint_dir=tmp_path)
     with pytest.raises(SetupError, match="max_epochs: 2 there, 3 now"):
         fit(make_model(), 3, checkpoint_dir=tmp_path)
     with pytest.raises(SetupError, match="plan_kwargs"):
         fit(make_model(), 2, checkpoint_dir=tmp_path, plan_kwargs={"lr": 0.5})
-    with pytest.raises(SetupError, match="seed"):
-        fit(make_model(seed=1), 2, checkpoint_dir=tmp_path)
     model = make_model()
     model.adata.obs_names = [f"other{i}" for i in range(200)]
     with pytest.raises(SetupError, match="cells"):
@@ -107,14 +131,14 @@ def test_another_run_is_refused(make_model, fit, tmp_path):
 
 
 def test_foreign_and_corrupted_files_are_refused(make_model, fit, tmp_path):
-    path = tmp_path / FILE_NAME
-    assert read_resume(tmp_path, {}) is None
+    path = resume_path(tmp_path, 0)
+    assert read_resume(resume_path(tmp_path, 0), {}) is None
     path.write_bytes(b"no checkpoint")
     with pytest.raises(FileFormatError, match="remove it"):
         fit(make_model(), 2, checkpoint_dir=tmp_path)
     torch.save({"schema": 99}, path)
     with pytest.raises(FileFormatError, match="schema"):
-        read_resume(tmp_path, {})
+        read_resume(resume_path(tmp_path, 0), {})
 
 
 class Evil:
@@ -123,15 +147,15 @@ class Evil:
 
 
 def test_no_code_runs_on_reading(tmp_path):
-    torch.save({"schema": 1, "evil": Evil()}, tmp_path / FILE_NAME)
+    torch.save({"schema": 1, "evil": Evil()}, resume_path(tmp_path, 0))
     with pytest.raises(FileFormatError):
-        read_resume(tmp_path, {})
+        read_resume(resume_path(tmp_path, 0), {})
 
 
 def test_no_half_written_file(make_model, fit, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         fit(make_model(), 4, checkpoint_dir=tmp_path, callbacks=[Kill(2)])
-    before = (tmp_path / FILE_NAME).read_bytes()
+    before = (resume_path(tmp_path, 0)).read_bytes()
 
     def save(state, file):
         file.write(b"half")
@@ -140,4 +164,4 @@ def test_no_half_written_file(make_model, fit, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(Killed):
         fit(make_model(), 4, checkpoint_dir=tmp_path)
-    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert (resume_path(tmp_path, 0)).read_bytes() == before

@@ -18,7 +18,7 @@ from sccausal._errors import SetupError
 from sccausal.train._arguments import check_names, named_arguments
 from sccausal.train._nan_guard import NanGuard
 from sccausal.train._plan import CausalTrainingPlan
-from sccausal.train._resume import ResumeCheckpoint, load_history, read_resume, run_fingerprint
+from sccausal.train._resume import SPLIT, ResumeCheckpoint, load_history, read_resume, resume_path, run_fingerprint
 from sccausal.train._runner import CausalTrainRunner, is_distributed
 from sccausal.train._seed import reseed, run_seed
 
@@ -77,8 +77,8 @@ class CausalTrainingMixin:
         plan_kwargs
             Arguments of the training plan and of the module's loss.
         checkpoint_dir
-            Directory of a temporary file from which the same call, made again after a kill, continues at the last
-            finished epoch and ends with the same weights. If the run had ended, its result is restored.
+            Directory of temporary files (one per seed) from which the same call, made again after a kill, continues
+            at the last finished epoch and ends with the same weights. If the run had ended, its result is restored.
         checkpoint_every
             Epochs between two writes of that file.
         load_sparse_tensor
@@ -102,50 +102,46 @@ class CausalTrainingMixin:
         n_obs = self.adata.n_obs  # type: ignore[attr-defined]
         max_epochs = default_epochs(n_obs) if max_epochs is None else max_epochs
         split = _as_split(external_indexing, n_obs)
-        state = fingerprint = None
+        splitting = {
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": shuffle_set_split,
+            "batch_size": batch_size or settings.batch_size,
+        }
+        options = dict(datasplitter_kwargs or {})
+        checkpoint = state = None
         if checkpoint_dir is not None:
-            fingerprint = run_fingerprint(
-                self,
-                {
-                    "max_epochs": max_epochs,
-                    "batch_size": batch_size,
-                    "train_size": train_size,
-                    "validation_size": validation_size,
-                    "shuffle_set_split": shuffle_set_split,
-                    "split": split,
-                    "plan_kwargs": plan_kwargs,
-                    "seed": settings.seed,
-                },
-            )
-            state = read_resume(checkpoint_dir, fingerprint)
+            arguments = splitting | {"plan_kwargs": plan_kwargs, "datasplitter_kwargs": options, "split": split}
+            arguments |= {"max_epochs": max_epochs, "early_stopping": early_stopping, "seed": settings.seed}
+            checkpoint = resume_path(checkpoint_dir, settings.seed), run_fingerprint(self, arguments)
+            state = read_resume(*checkpoint)
         seed = run_seed() if state is None else int(state["seed"])
-        if state is not None and split is None:
-            # without a seed the split is drawn anew at each call
-            split = [state["split"][name].numpy() for name in ("train_idx", "val_idx", "test_idx")]
+        # without a seed a new split would be drawn
+        split = _saved_split(state) if split is None else split
 
         reseed(seed)
         plan = self._training_plan_cls(self.module, **{"seed": seed, **plan_kwargs})  # type: ignore[attr-defined]
         if state is not None and state["finished"]:
             self._restore_finished(plan, state)
             return
+        distributed = is_distributed(trainer_kwargs.get("strategy"))
         data = self._make_data(
-            split, train_size, validation_size, shuffle_set_split, batch_size, load_sparse_tensor,
-            is_distributed(trainer_kwargs.get("strategy")), dict(datasplitter_kwargs or {}),
-        )  # fmt: skip
+            split, splitting | options | {"load_sparse_tensor": load_sparse_tensor, "distributed_sampler": distributed}
+        )
         if early_stopping and getattr(data, "n_val", None) == 0:
             raise SetupError("early_stopping needs validation cells; lower train_size or give validation rows.")
         callbacks: list[Callback] = [NanGuard()]
-        if checkpoint_dir is not None:
-            assert fingerprint is not None
-            callbacks.append(ResumeCheckpoint(checkpoint_dir, fingerprint, seed, checkpoint_every, state))
-        given = trainer_kwargs.get("callbacks") or []
-        trainer_kwargs["callbacks"] = [*callbacks, *([given] if isinstance(given, Callback) else given)]
-        trainer_kwargs["early_stopping"] = early_stopping
-        trainer_kwargs.setdefault("early_stopping_monitor", "score_validation")
-        # our loaders shard by themselves; a second sampler on top would break pairs
-        trainer_kwargs.setdefault("use_distributed_sampler", False)
-        # all our logs are per epoch; the default would only warn about short epochs
-        trainer_kwargs.setdefault("log_every_n_steps", 1)
+        if checkpoint is not None:
+            callbacks.append(ResumeCheckpoint(*checkpoint, seed, checkpoint_every, state))
+        given = trainer_kwargs.pop("callbacks", None) or []
+        defaults: dict[str, Any] = {
+            "early_stopping": early_stopping,
+            "early_stopping_monitor": "score_validation",
+            # our loaders share the cells out by themselves; a second sampler on top would break pairs
+            "use_distributed_sampler": False,
+            # all our logs are per epoch; Lightning's default would only warn about short epochs
+            "log_every_n_steps": 1,
+        }
         self.module.train()  # type: ignore[attr-defined]
         runner = self._train_runner_cls(
             self,
@@ -154,52 +150,37 @@ class CausalTrainingMixin:
             max_epochs=max_epochs,
             accelerator=accelerator,
             devices=devices,
-            **trainer_kwargs,
+            callbacks=[*callbacks, *([given] if isinstance(given, Callback) else given)],
+            **(defaults | trainer_kwargs),
         )
         runner()
 
-    def _make_data(
-        self,
-        split: list[np.ndarray] | None,
-        train_size: float | None,
-        validation_size: float | None,
-        shuffle_set_split: bool,
-        batch_size: int,
-        load_sparse_tensor: bool,
-        distributed: bool,
-        kwargs: dict[str, Any],
-    ) -> pl.LightningDataModule:
-        batch_size = batch_size or settings.batch_size
-        n_obs = self.adata.n_obs  # type: ignore[attr-defined]
-        n_train = len(split[0]) if split is not None else int(np.ceil((train_size or 0.9) * n_obs))
-        if issubclass(self._data_splitter_cls, DataSplitter) and n_train > batch_size and 0 < n_train % batch_size < 3:
+    def _make_data(self, split: list[np.ndarray] | None, kwargs: dict[str, Any]) -> pl.LightningDataModule:
+        n_obs, size = self.adata.n_obs, kwargs["batch_size"]  # type: ignore[attr-defined]
+        n_train = len(split[0]) if split is not None else int(np.ceil((kwargs["train_size"] or 0.9) * n_obs))
+        if issubclass(self._data_splitter_cls, DataSplitter) and n_train > size and 0 < n_train % size < 3:
             # one or two cells make no batch statistics; the order changes each epoch, so no cell is lost for good
             kwargs.setdefault("drop_last", True)
         if split is not None:
             kwargs["external_indexing"] = split
-        return self._data_splitter_cls(
-            self.adata_manager,  # type: ignore[attr-defined]
-            train_size=train_size,
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            batch_size=batch_size,
-            load_sparse_tensor=load_sparse_tensor,
-            distributed_sampler=distributed,
-            **kwargs,
-        )
+        if kwargs["distributed_sampler"] and settings.seed is None and split is None:
+            logger.warning("Without scvi.settings.seed each process draws its own training and validation cells.")
+        return self._data_splitter_cls(self.adata_manager, **kwargs)  # type: ignore[attr-defined]
 
     def _restore_finished(self, plan: CausalTrainingPlan, state: dict[str, Any]) -> None:
         plan.load_state_dict(state["weights"])
         self.history_ = load_history(state["history"])
-        for name, key in (
-            ("train_indices", "train_idx"),
-            ("validation_indices", "val_idx"),
-            ("test_indices", "test_idx"),
-        ):
-            setattr(self, name, state["split"][key].numpy() if key in state["split"] else None)
+        for name, key in zip(("train_indices", "validation_indices", "test_indices"), SPLIT, strict=True):
+            rows = state["split"][key]
+            setattr(self, name, None if rows is None else rows.numpy())
         self.module.eval()  # type: ignore[attr-defined]
         self.is_trained_ = True
         logger.info("The run had ended after %d epoch(s); its result is restored.", state["epoch"])
+
+
+def _saved_split(state: dict[str, Any] | None) -> list[np.ndarray] | None:
+    rows = [] if state is None else [state["split"][name] for name in SPLIT]
+    return [r.numpy() for r in rows] if rows and all(r is not None for r in rows) else None
 
 
 def default_epochs(n_obs: int) -> int:

@@ -20,8 +20,14 @@ from sccausal._errors import FileFormatError, SetupError
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "resume.ckpt"
 _SCHEMA = 1
+# names of the rows of a data module, in the order of external_indexing
+SPLIT = ("train_idx", "val_idx", "test_idx")
+
+
+def resume_path(directory: str | os.PathLike, seed: int | None) -> Path:
+    """File of the run with this ``scvi.settings.seed``; runs of an ensemble share a directory."""
+    return Path(directory) / f"resume-{'unseeded' if seed is None else seed}.ckpt"
 
 
 class ResumeCheckpoint(Callback):
@@ -33,8 +39,8 @@ class ResumeCheckpoint(Callback):
 
     Parameters
     ----------
-    directory
-        Where ``resume.ckpt`` is written.
+    path
+        File to write, see :func:`resume_path`.
     fingerprint
         What makes the run, compared on resumption.
     seed
@@ -47,7 +53,7 @@ class ResumeCheckpoint(Callback):
 
     def __init__(
         self,
-        directory: str | os.PathLike,
+        path: str | os.PathLike,
         fingerprint: Mapping[str, str],
         seed: int,
         every: int = 1,
@@ -56,7 +62,7 @@ class ResumeCheckpoint(Callback):
         super().__init__()
         if every < 1:
             raise SetupError(f"A checkpoint is written every 1 or more epochs; found {every}.")
-        self.path = Path(directory) / FILE_NAME
+        self.path = Path(path)
         self.fingerprint = dict(fingerprint)
         self.seed = seed
         self.every = every
@@ -95,7 +101,7 @@ class ResumeCheckpoint(Callback):
         if not trainer.is_global_zero:
             return
         datamodule = getattr(trainer, "datamodule", None)
-        split = {name: getattr(datamodule, name, None) for name in ("train_idx", "val_idx", "test_idx")}
+        split = {name: getattr(datamodule, name, None) for name in SPLIT}
         state = {
             "schema": _SCHEMA,
             "version": __version__,
@@ -108,9 +114,9 @@ class ResumeCheckpoint(Callback):
             "weights": pl_module.state_dict(),
             "optimizers": [o.state_dict() for o in trainer.optimizers],
             "schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs],
-            "callbacks": {c.state_key: s for c in trainer.callbacks if (s := c.state_dict())},
+            "callbacks": {c.state_key: s for c in trainer.callbacks if (s := c.state_dict()) and _is_plain(s)},
             "history": dump_history(trainer.logger),
-            "split": {k: torch.as_tensor(np.asarray(v, dtype=np.int64)) for k, v in split.items() if v is not None},
+            "split": {k: None if v is None else torch.as_tensor(np.array(v, np.int64)) for k, v in split.items()},
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
@@ -121,8 +127,17 @@ class ResumeCheckpoint(Callback):
         os.replace(partial, self.path)
 
 
-def read_resume(directory: str | os.PathLike, fingerprint: Mapping[str, str]) -> dict[str, Any] | None:
-    """State left in ``directory`` by an earlier run, or ``None`` if there is none.
+def _is_plain(value: Any) -> bool:
+    """Whether ``value`` can be read back with ``weights_only=True``."""
+    if isinstance(value, Mapping):
+        return type(value) is dict and all(_is_plain(v) for kv in value.items() for v in kv)
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str, torch.Tensor)
+
+
+def read_resume(path: str | os.PathLike, fingerprint: Mapping[str, str]) -> dict[str, Any] | None:
+    """State left in the file ``path`` by an earlier run, or ``None`` if there is none.
 
     Raises
     ------
@@ -131,7 +146,7 @@ def read_resume(directory: str | os.PathLike, fingerprint: Mapping[str, str]) ->
     FileFormatError
         The file cannot be read.
     """
-    path = Path(directory) / FILE_NAME
+    path = Path(path)
     if not path.exists():
         return None
     try:

@@ -71,8 +71,13 @@ class CausalTrainRunner(TrainRunner):
         self._hand_over(finished=True)
 
     def _hand_over(self, finished: bool) -> None:
-        self._update_history()
         model, data = self.model, self.data_splitter
+        before = set(model.history_ or ())
+        self._update_history()
+        if isinstance(model.history_, dict):
+            # a later run may log what the first did not, such as validation
+            new = getattr(self.trainer.logger, "history", None) or {}
+            model.history_ |= {k: v.copy() for k, v in new.items() if k not in before}
         model.train_indices = getattr(data, "train_idx", None)
         model.validation_indices = getattr(data, "val_idx", None)
         model.test_indices = getattr(data, "test_idx", None)
