@@ -120,7 +120,7 @@ def _check_levels(adata: ad.AnnData, key: str, registry_key: str, known: Any) ->
     unseen = [v for v in column.unique() if v not in known]
     if unseen:
         raise unknown_name(
-            f"{registry_key} level", unseen[0], known, f"the data the model was trained on (adata.obs[{key!r}])"
+            f"{registry_key} level", str(unseen[0]), known, f"the data the model was trained on (adata.obs[{key!r}])"
         )
 
 

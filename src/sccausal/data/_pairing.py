@@ -95,8 +95,8 @@ class StratifiedPairSampler(DistributedSampler):
     seed
         Seed; pairs are drawn by ``numpy.random.default_rng([seed, epoch])``.
     rank, world
-        Number of this process and of all processes. The batches of an epoch are cut into ``world`` disjoint shares of
-        equal number; a block with fewer than ``world`` cells repeats some.
+        Number of this process and of all processes. Every batch is cut into ``world`` disjoint shares, so all
+        processes have equally many; a batch with fewer than ``world`` pairs repeats some.
     redraw
         Draw anew every epoch. A validation set keeps its pairs (``False``).
     drop_last
