@@ -39,6 +39,11 @@ class CellNoise:
     count: np.ndarray
     loss: np.ndarray | None
 
+    def at(self, mask: np.ndarray) -> CellNoise:
+        """The same at chosen entries, flat."""
+        loss = None if self.loss is None else self.loss[mask]
+        return CellNoise(self.state[mask], self.burst[mask], self.count[mask], loss)
+
 
 def draw_noise(seed: int, block: int, n_genes: int, dispersion: np.ndarray, dropout: bool) -> CellNoise:
     """Noise of the cells ``block * BLOCK`` to ``(block + 1) * BLOCK - 1``.

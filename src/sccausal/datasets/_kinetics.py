@@ -21,6 +21,21 @@ _N_STEPS = 40
 
 
 @dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What regulates a set of genes: weights (genes x regulators) and F at the basal level (genes x 1)."""
+
+    genes: np.ndarray
+    activating: sparse.csr_matrix
+    repressing: sparse.csr_matrix
+    reference: np.ndarray
+
+    def regulation(self, activity: np.ndarray) -> np.ndarray:
+        """F relative to the basal state, genes x cells; ``activity`` is regulators x cells."""
+        # sparse products: exact in the same order for every number of cells, so that one cell gives one result
+        return (1.0 + self.activating @ activity) / (1.0 + self.repressing @ activity) / self.reference
+
+
+@dataclass(frozen=True, eq=False)
 class Kinetics:
     r"""Rates of all genes as a function of the levels of their regulators.
 
@@ -50,54 +65,46 @@ class Kinetics:
     turnover: np.ndarray
 
     @cached_property
-    def _weights(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-        """Activating and repressing weights, each genes x regulators."""
-        incoming = sparse.csr_matrix(self.network.matrix.T)[:, self.network.regulators]
-        return incoming.maximum(0).tocsr(), (-incoming).maximum(0).tocsr()
-
-    @cached_property
-    def _sinks(self) -> np.ndarray:
-        return np.setdiff1d(np.arange(self.network.n_genes), self.network.regulators)
-
-    @cached_property
-    def _reference(self) -> np.ndarray:
-        """F at the basal level of all regulators, shape (m, 1)."""
+    def _inputs(self) -> tuple[_Inputs, _Inputs, _Inputs, list[_Inputs]]:
+        """Inputs of all genes, of the genes that regulate nothing, of the regulators, and of each level of these."""
+        network = self.network
+        incoming = sparse.csr_matrix(network.matrix.T)[:, network.regulators]
         basal = 1.0 / (1.0 + self.half**self.hill)
-        activating, repressing = self._weights
-        return ((1.0 + activating @ basal) / (1.0 + repressing @ basal))[:, None]
 
-    def _activity(self, levels: np.ndarray) -> np.ndarray:
-        n, k = self.hill[:, None], self.half[:, None]
-        power = (levels / k) ** n
+        def inputs_of(genes: np.ndarray) -> _Inputs:
+            rows = incoming[genes]
+            activating, repressing = rows.maximum(0).tocsr(), (-rows).maximum(0).tocsr()
+            reference = (1.0 + activating @ basal) / (1.0 + repressing @ basal)
+            return _Inputs(genes, activating, repressing, reference[:, None])
+
+        everything = np.arange(network.n_genes)
+        levels = [inputs_of(network.regulators[group]) for group in network.regulator_levels()]
+        sinks = np.setdiff1d(everything, network.regulators)
+        return inputs_of(everything), inputs_of(sinks), inputs_of(network.regulators), levels
+
+    def _activity(self, levels: np.ndarray, among: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Activity of (some of the) regulators, given their levels."""
+        power = (levels / self.half[among, None]) ** self.hill[among, None]
         return power / (1.0 + power)
-
-    def _regulation(self, activity: np.ndarray, genes: np.ndarray) -> np.ndarray:
-        """F of ``genes`` relative to the basal state; ``activity`` is regulators x cells."""
-        activating, repressing = self._weights
-        # sparse products: exact in the same order for every number of cells, so that one cell gives one result
-        raised = 1.0 + activating[genes] @ activity
-        lowered = 1.0 + repressing[genes] @ activity
-        return raised / lowered / self._reference[genes]
 
     def _steady_regulators(self, base: np.ndarray, competence: np.ndarray) -> np.ndarray:
         """Levels of the regulators, shape (t, n)."""
         regulators = self.network.regulators
         levels = np.zeros_like(base[regulators])
         activity = np.zeros_like(levels)
-        for group in self.network.regulator_levels():
-            genes = regulators[group]
-            levels[group] = base[genes] * self._regulation(activity, genes)
-            activity[group] = competence[group] * self._activity(levels)[group]
+        for group, inputs in zip(self.network.regulator_levels(), self._inputs[3], strict=True):
+            levels[group] = base[inputs.genes] * inputs.regulation(activity)
+            activity[group] = competence[group] * self._activity(levels[group], group)
         if not self.network.feedback.any():
             return levels
         return self._iterate_loops(base[regulators], competence, levels)
 
     def _iterate_loops(self, base: np.ndarray, competence: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Damped fixed-point iteration on the logarithm of the levels, for networks with feedback."""
-        regulators = self.network.regulators
+        inputs = self._inputs[2]
         state = np.log(np.maximum(levels, _FLOOR))
         for _ in range(_MAX_ITERATIONS):
-            rate = base * self._regulation(competence * self._activity(np.exp(state)), regulators)
+            rate = base * inputs.regulation(competence * self._activity(np.exp(state)))
             change = np.log(np.maximum(rate, _FLOOR)) - state
             state += 0.5 * change
             if np.abs(change).max(initial=0.0) < _TOLERANCE:
@@ -133,7 +140,8 @@ class Kinetics:
         regulators = self.network.regulators
         levels[regulators] = self._steady_regulators(base, competence)
         activity = competence * self._activity(levels[regulators])
-        levels[self._sinks] = base[self._sinks] * self._regulation(activity, self._sinks)
+        sinks = self._inputs[1]
+        levels[sinks.genes] = base[sinks.genes] * sinks.regulation(activity)
         return levels
 
     def relax(
@@ -160,11 +168,11 @@ class Kinetics:
         Relative levels, genes x cells.
         """
         base = np.exp(drive) * factor
-        everything = np.arange(self.network.n_genes)
+        inputs = self._inputs[0]
         # each cell takes the same number of steps of its own length: exponential Euler is stable for any of them
         share = -np.expm1(-self.turnover[:, None] * (time / _N_STEPS)[None, :])
         levels = start.copy()
         for _ in range(_N_STEPS):
             activity = competence * self._activity(levels[self.network.regulators])
-            levels += share * (base * self._regulation(activity, everything) - levels)
+            levels += share * (base * inputs.regulation(activity) - levels)
         return levels

@@ -66,8 +66,8 @@ class Parameters:
         return resolve(None, **json.loads(text))
 
 
-# Version 1, frozen before any model was scored on them; chosen against simple rules (additive, mean shift, technical duplicate)
-# only. docs/benchmarks.md has the floors.
+# Version 1, frozen before any model was scored on them: chosen against simple rules only (additive, mean shift,
+# technical duplicate), whose scores are in docs/benchmarks.md.
 PRESETS: dict[str, dict[str, Any]] = {
     "mild": {
         "n_cells": 10_000,

@@ -141,10 +141,17 @@ def respond(system: System, design: pd.DataFrame, treatments: list[Treatment]) -
     for rows, noise in noise_of_cells(p.seed, cells, system.dispersion, bool(p.dropout)):
         order.append(rows)
         technical = size[rows] * system.abundance[:, None] * np.exp(system.batch_effect[batch[rows]].T)
+        first: tuple[np.ndarray, np.ndarray] | None = None
         for k, treatment in enumerate(treatments):
             mean = technical * _levels(system, cell_type[rows], noise, treatment.take(rows))
+            if first is None:
+                counts = sample_counts(mean, noise, p.dropout)
+                first = mean, counts
+            else:  # where the mean is the same, the kept noise gives the same count
+                counts, moved = first[1].copy(), mean != first[0]
+                counts[moved] = sample_counts(mean[moved], noise.at(moved), p.dropout)
             means[k][rows] = expected_counts(mean, p.dropout).T
-            parts[k].append(sparse.csr_matrix(np.ascontiguousarray(sample_counts(mean, noise, p.dropout).T)))
+            parts[k].append(sparse.csr_matrix(np.ascontiguousarray(counts.T)))
     back = np.argsort(np.concatenate(order), kind="stable")
     return [Response(sparse.vstack(part, format="csr")[back], mean) for part, mean in zip(parts, means, strict=True)]
 
