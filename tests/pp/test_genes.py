@@ -14,14 +14,15 @@ ARGS = {"condition_key": "condition", "control": "control", "labels_key": "cell_
 INTERFERON = ["ISG20", "IFIT1", "IFIT3", "IFI6"]
 
 
-def make_cells(seed: int = 0, n: int = 600, n_genes: int = 60) -> ad.AnnData:
+def make_cells(seed: int = 0, n: int = 600, n_genes: int = 200) -> ad.AnnData:
     """Two types, of which one answers with gene 5 and, if it is a B cell, gene 6."""
     rng = np.random.default_rng(seed)
     obs = pd.DataFrame(
         {"condition": rng.choice(["control", "IFN"], n), "cell_type": rng.choice(["T", "B"], n)},
         index=[f"c{i}" for i in range(n)],
     )
-    mean = np.ones((n, n_genes))
+    mean = np.tile(rng.lognormal(0, 1, n_genes), (n, 1))
+    mean[:, [5, 6, 10]] = 1.0
     treated = (obs["condition"] == "IFN").to_numpy()
     mean[treated, 5] *= 3
     mean[treated & (obs["cell_type"] == "B").to_numpy(), 6] *= 3
@@ -32,12 +33,11 @@ def make_cells(seed: int = 0, n: int = 600, n_genes: int = 60) -> ad.AnnData:
 
 def test_responding_and_kept_genes_are_found():
     adata = make_cells()
-    pp.select_genes(adata, 3, **ARGS, keep=["g40"], regulators=["g41", "not measured"])
+    pp.select_genes(adata, 10, **ARGS, keep=["g40"], regulators=["g41", "not measured"])
     by = adata.var["selected_by"]
-    assert "de" in by["g5"] and "de" in by["g6"] and by["g10"] == "hvg"
+    assert "de" in by["g5"] and "de" in by["g6"] and "hvg" in by["g10"]
     assert by["g40"] == "keep" and by["g41"] == "regulator"
-    # 120 tests at 5 % false discoveries
-    assert by.str.contains("de").sum() <= 6
+    assert by.str.contains("de").sum() <= 6  # two true ones, and few others at 5 % false discoveries
     assert adata.uns["selected"]["n_genes"] == adata.var["selected"].sum()
 
 

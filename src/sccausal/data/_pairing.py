@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -33,13 +34,14 @@ class PairGroup:
     target
         Row numbers (m,) of the target half; each occurs once an epoch.
     block
-        Groups of one block may share a mini-batch; groups of different blocks never do.
+        Block of the targets (m,), or one for all. Targets of one block may share a mini-batch, whatever their group;
+        targets of different blocks never do.
     """
 
     name: str
     source: np.ndarray
     target: np.ndarray
-    block: int = 0
+    block: int | np.ndarray = 0
 
 
 class PairedDataset(Dataset):
@@ -146,8 +148,8 @@ class StratifiedPairSampler(DistributedSampler):
         member = np.repeat(np.arange(len(groups)), [len(g.target) for g in groups])
         self._pool_size = sizes[member]
         self._pool_start = (np.cumsum(sizes) - sizes)[member]
-        block = np.array([g.block for g in groups])[member]
-        self._blocks = [np.flatnonzero(block == b) for b in np.unique(block)]
+        block = np.concatenate([np.broadcast_to(g.block, len(g.target)) for g in groups])
+        self._blocks = list(positions(block).values())
         self._first_batch = 0
 
     @property
@@ -193,6 +195,13 @@ class StratifiedPairSampler(DistributedSampler):
         self.seed, self.epoch, self._first_batch = int(state["seed"]), int(state["epoch"]), int(state["batch"])
 
 
+def positions(code: np.ndarray) -> dict[int, np.ndarray]:
+    """Positions of every value of an integer array, by one sort however many values there are."""
+    order = np.argsort(code, kind="stable")
+    values, first = np.unique(code[order], return_index=True)
+    return {int(v): at for v, at in zip(values, np.split(order, first[1:]), strict=True)} if len(values) else {}
+
+
 def make_groups(
     source: np.ndarray,
     target: np.ndarray,
@@ -219,7 +228,7 @@ def make_groups(
 
     Returns
     -------
-    One group per stratum and block with target cells.
+    One group per stratum with target cells.
 
     Warns
     -----
@@ -231,17 +240,16 @@ def make_groups(
     if len(pooled) == 0:
         raise SetupError(f"There is no {what} cell to pair with.")
     block_of = np.zeros(len(strata), dtype=np.int64) if blocks is None else blocks
+    code, names = pd.factorize(strata, sort=True)
+    sources = {k: source[at] for k, at in positions(code[source]).items()}
+    spares = {k: spare[at] for k, at in positions(code[spare]).items()}
     groups, alone = [], []
-    for stratum in np.unique(strata[target]):
-        cells = source[strata[source] == stratum]
-        if len(cells) == 0:
-            cells = spare[strata[spare] == stratum]
-        if len(cells) == 0:
+    for k, at in positions(code[target]).items():
+        cells = sources.get(k, spares.get(k))
+        if cells is None:
             cells = pooled
-            alone.append(str(stratum))
-        mine = target[strata[target] == stratum]
-        for block in np.unique(block_of[mine]):
-            groups.append(PairGroup(str(stratum), cells, mine[block_of[mine] == block], int(block)))
+            alone.append(str(names[k]))
+        groups.append(PairGroup(str(names[k]), cells, target[at], block_of[target[at]]))
     if alone:
         warnings.warn(
             f"No {what} cell in {len(alone)} strata ({', '.join(alone[:5])}); "
