@@ -19,6 +19,26 @@ def test_history_holds_every_part_per_epoch(make_model, fit):
         assert model.history[name].iloc[:, 0].astype(float).map(math.isfinite).all(), name
 
 
+def test_means_are_those_of_all_cells(make_model, fit):
+    # 180 training and 20 validation cells in minibatches of unequal size; nothing moves
+    model = make_model()
+    frozen = {"lr": 1e-30, "weight_decay": 0.0, "lagrangian_tolerance": 1e9}
+    model.module.encoder.requires_grad_(False)
+    model.module.inference = lambda x: {
+        "qz": torch.distributions.Normal(torch.log1p(x[:, :2]), torch.ones(len(x), 2)),
+        "z": torch.log1p(x[:, :2]),
+    }
+    fit(model, 2, plan_kwargs=frozen, early_stopping=True, batch_size=77)
+    x = torch.log1p(torch.as_tensor(model.adata.X))
+    with torch.no_grad():
+        error = (model.module.generative(x[:, :2])["mean"] - x).square().mean(-1)
+    kl = 0.5 * x[:, :2].square().sum(-1) / x.shape[1]
+    for rows, mode in ((model.train_indices, "train"), (model.validation_indices, "validation")):
+        for name, value in (("reconstruction_loss", error), ("kl_local", kl), ("elbo", error + kl)):
+            got = model.history[f"{name}_{mode}"].iloc[:, 0].astype(float).tolist()
+            assert got == pytest.approx([float(value[rows].mean())] * 2, rel=1e-4), (name, mode)
+
+
 def test_score_is_elbo_plus_constraint(make_model, fit):
     model = fit(make_model(), 3, early_stopping=True, plan_kwargs={"score_constraint_weight": 7.0, "lr": 1e-9})
     score = model.history["score_validation"].iloc[:, 0].astype(float)

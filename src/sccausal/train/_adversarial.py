@@ -86,7 +86,7 @@ class AdversarialCausalTrainingPlan(CausalTrainingPlan):
         for _ in range(self.n_adversary_steps):
             loss = self.module.adversary_loss(batch)
             self._step(adversary, loss)
-        self._log_epoch("adversary_loss_train", loss)
+        self._means.add("adversary_loss_train", loss)
         loss = super().training_step(batch, batch_idx)
         self._step(main, loss)
         # the model's loss passes through the adversary; what it leaves there is not for the next step

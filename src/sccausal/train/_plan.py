@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from sccausal.train._lagrangian import (
     read_lagrangian,
     write_lagrangian,
 )
+from sccausal.train._means import EpochMeans
 from sccausal.train._seed import reseed
 
 
@@ -136,6 +136,7 @@ class CausalTrainingPlan(TrainingPlan):
         self.score_constraint_weight = score_constraint_weight
         self.seed = seed
         self.loss_parts: dict[str, torch.Tensor] = {}
+        self._means, self._validation_means = EpochMeans(), EpochMeans()
         self._score_term: torch.Tensor | float = 0.0
         self.alternate = self._check_alternate(alternate)
 
@@ -192,6 +193,7 @@ class CausalTrainingPlan(TrainingPlan):
         if self.seed is not None:
             reseed(self.seed, self.current_epoch, self.global_rank)
         self._advance(0)
+        self._means = EpochMeans()
         hook = getattr(self.module, "on_epoch_start", None)
         if callable(hook):
             hook(self.current_epoch, self.n_epochs)
@@ -204,17 +206,16 @@ class CausalTrainingPlan(TrainingPlan):
         _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         return output
 
-    def _log_epoch(self, name: str, value: Any, n_obs: int | None = None, **kwargs: Any) -> None:
-        """Log the mean over an epoch; a copy, because reductions across processes work in place."""
-        if isinstance(value, torch.Tensor):
-            value = value.detach().clone()
-        self.log(name, value, on_step=False, on_epoch=True, batch_size=n_obs, sync_dist=self.use_sync_dist, **kwargs)
+    def _log_epoch(self, name: str, value: torch.Tensor, **kwargs: Any) -> None:
+        """Log once per epoch; a copy, because reductions across processes work in place."""
+        value = value.detach().clone().to(self.device)
+        self.log(name, value, on_step=False, on_epoch=True, sync_dist=self.use_sync_dist, **kwargs)
 
     def _record(self, output: LossOutput) -> None:
         self.loss_parts = {
             "loss": output.loss.detach(),
             **{k: v.detach() for part in _PARTS for k, v in getattr(output, part).items()},
-            **{k: v.detach() for k, v in output.extra_metrics.items() if isinstance(v, torch.Tensor)},
+            **{k: v.detach() for k, v in (output.extra_metrics or {}).items() if isinstance(v, torch.Tensor)},
         }
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -222,45 +223,51 @@ class CausalTrainingPlan(TrainingPlan):
         self._advance(batch_idx)
         output = self._loss(batch)
         self._record(output)
-        n = output.n_obs_minibatch
-        self._log_epoch("train_loss", output.loss, n, prog_bar=True)
+        self._log_epoch("train_loss", output.loss, prog_bar=True, batch_size=output.n_obs_minibatch)
         if "kl_weight" in self._loss_args:
-            self._log_epoch("kl_weight", self.loss_kwargs["kl_weight"], n)
+            self._means.add("kl_weight", self.loss_kwargs["kl_weight"], output.n_obs_minibatch)
         self.compute_and_log_metrics(output, self.train_metrics, "train")
         return output.loss
 
     def on_validation_epoch_start(self) -> None:
         """Evaluate the constraint once; on a large graph it costs more than a minibatch."""
+        self._validation_means = EpochMeans()
         if callable(getattr(self.module, "constraint", None)):
-            with torch.no_grad():
-                self._score_term = self.score_constraint_weight * self.module.constraint()
+            self._score_term = self.score_constraint_weight * self.module.constraint().detach()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Losses of one minibatch of validation cells."""
         output = self._loss(batch)
-        n = output.n_obs_minibatch
-        self._log_epoch("validation_loss", output.loss, n)
+        self._validation_means.add("validation_loss", output.loss, output.n_obs_minibatch)
         self.compute_and_log_metrics(output, self.val_metrics, "validation")
-        score = (output.reconstruction_loss_sum + output.kl_local_sum) / n
-        self._log_epoch("score_validation", score + self._score_term, n)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the validation cells and the score that early stopping monitors."""
+        means = self._validation_means.pop()
+        means["score_validation"] = means["elbo_validation"] + self._score_term
+        for name, value in means.items():
+            self._log_epoch(name, value)
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict[str, Any], mode: str) -> None:
-        """Log the ELBO, its parts and each scalar extra metric once per epoch.
+        """Add the negative ELBO, its parts and each scalar extra metric to the means of the epoch.
 
         The base class logs extra metrics as inference tensors, which cannot be reduced across processes.
         """
-        elbo = copy.copy(loss_output)
-        elbo.extra_metrics = {}
-        super().compute_and_log_metrics(elbo, metrics, mode)
-        n = loss_output.n_obs_minibatch
+        means, n = (self._means if mode == "train" else self._validation_means), loss_output.n_obs_minibatch
+        local = loss_output.reconstruction_loss_sum + loss_output.kl_local_sum
+        n_total = (self.n_obs_training if mode == "train" else self.n_obs_validation) or 1
+        means.add(f"elbo_{mode}", local / n + loss_output.kl_global_sum / n_total, n)
+        means.add(f"reconstruction_loss_{mode}", loss_output.reconstruction_loss_sum / n, n)
+        means.add(f"kl_local_{mode}", loss_output.kl_local_sum / n, n)
+        means.add(f"kl_global_{mode}", loss_output.kl_global_sum)
         for part in _PARTS:
             named = getattr(loss_output, part)
-            if len(named) > 1:  # a single one is already logged under the name of the sum
+            if len(named) > 1:  # a single one already stands under the name of the sum
                 for name, value in named.items():
-                    self._log_epoch(f"{name}_{mode}", value.mean(), n)
-        for name, value in loss_output.extra_metrics.items():
+                    means.add(f"{name}_{mode}", value.mean(), n)
+        for name, value in (loss_output.extra_metrics or {}).items():
             if not isinstance(value, torch.Tensor) or value.ndim == 0:
-                self._log_epoch(f"{name}_{mode}", value, n)
+                means.add(f"{name}_{mode}", value, n)
 
     # ------------------------------------------------------------------ updates
 
@@ -325,7 +332,9 @@ class CausalTrainingPlan(TrainingPlan):
     # ------------------------------------------------------------------ constraint
 
     def on_train_epoch_end(self) -> None:
-        """Log the constraint and, every ``lagrangian_every`` epochs, update its multiplier."""
+        """Log the means and the constraint and, every ``lagrangian_every`` epochs, update its multiplier."""
+        for name, value in self._means.pop().items():
+            self._log_epoch(name, value)
         if not callable(getattr(self.module, "constraint", None)):
             return
         with torch.no_grad():
