@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import anndata as ad
 import lightning.pytorch as pl
+import mudata as md
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from sccausal.data import (
     StratifiedPairSampler,
     build_fields,
 )
+from sccausal.data import _fields as fields_module
 from sccausal.data._pairing import make_groups
 
 pytestmark = [
@@ -339,3 +341,35 @@ def test_scvi_training_mixin_uses_it(cells):
     )
     loader = splitter.train_dataloader()
     assert isinstance(loader, DataLoader) and len(loader) == len(list(loader))
+
+
+def test_backed_cells_are_paired_like_those_in_memory(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "x.h5ad")
+    backed = ad.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    options = {"batch_size": 32, "stratify_by": "batch", "load_sparse_tensor": True, "seed": 2}
+    found = PairedDataSplitter(manager_of(backed), **options).train_dataloader()
+    options["load_sparse_tensor"] = False
+    expected = PairedDataSplitter(manager_of(cells), **options).train_dataloader()
+    for a, b in zip(found, expected, strict=True):
+        for half in ("source", "target"):
+            for key in b[half]:
+                torch.testing.assert_close(a[half][key], b[half][key])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mudata_is_paired_on_its_modality(cells):
+    mdata = md.MuData({"rna": cells, "protein": ad.AnnData(np.ones((cells.n_obs, 2)), obs=cells.obs[[]])})
+    fields = build_fields(mdata, {"intervention"}, intervention_key="perturbation", control="ctrl", mod_key="rna")
+    manager = AnnDataManager(fields=fields, setup_method_args={"model_name": "m", "setup_args": {}})
+    manager.register_fields(mdata)
+    source, target = pairs_of(PairedDataSplitter(manager, stratify_by="batch").train_dataloader())
+    np.testing.assert_array_equal(cells.obs["batch"].iloc[source], cells.obs["batch"].iloc[target])
+    assert set(cells.obs["perturbation"].iloc[source]) == {"ctrl"}
+
+
+def test_sparse_doses_give_the_same_pairs(cells, monkeypatch):
+    expected = pairs_of(PairedDataSplitter(manager_of(cells), one_condition_per_batch=True).train_dataloader())
+    monkeypatch.setattr(fields_module, "_DENSE_LIMIT", 10)
+    found = pairs_of(PairedDataSplitter(manager_of(cells), one_condition_per_batch=True).train_dataloader())
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
