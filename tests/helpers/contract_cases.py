@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+import scanpy as sc
 import scvi
 from anndata import AnnData
 from toy_model import TOY_SETUP, TOY_TRAIN, ToyModel, toy_data
 
-from sccausal.models import CausalModel
+from sccausal.datasets import simulate_perturb_seq
+from sccausal.models import CausalModel, ScConCRL
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,11 @@ class Case:
     pair
         Two single interventions with different effects.
     best
-        Intervention whose cells ``rank`` must find, and the candidates.
+        Canonical label of the intervention whose cells ``rank`` must recognise.
     combines
         Whether combinations exist.
+    slow
+        Left out of the default run.
     """
 
     name: str
@@ -44,7 +49,7 @@ class Case:
     best: str
     init: dict[str, Any] = field(default_factory=dict)
     combines: bool = True
-    loss_kwarg: str | None = None
+    slow: bool = False
 
     @property
     def key(self) -> str:
@@ -65,6 +70,36 @@ class Case:
         return model
 
 
+@cache
+def _simulated(condition: bool, counts: bool) -> AnnData:
+    if condition:
+        adata = simulate_perturb_seq(
+            400, 60, 0, n_types=2, n_batches=2, condition=True, condition_strength=3.0, seed=1,
+            sortability=False,
+        )  # fmt: skip
+    else:
+        adata = simulate_perturb_seq(
+            420, 60, 3, n_batches=2, n_doubles=3, interventions="activation", doses=1.5, strength=4.0,
+            library_size=4000.0, seed=1, sortability=False,
+        )  # fmt: skip
+    adata = AnnData(adata.X, obs=adata.obs, var=adata.var)
+    if counts:
+        adata.layers["counts"] = adata.X.copy()
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    return adata
+
+
+def simulated(seed: int = 0) -> AnnData:
+    """Cells under activations of three genes and of their pairs, log-normalised; the same cells for every seed."""
+    return _simulated(False, False).copy()
+
+
+def stimulated(seed: int = 0) -> AnnData:
+    """Two cell types with and without a stimulus; counts in a layer."""
+    return _simulated(True, True).copy()
+
+
 CASES = [
     Case(
         name="toy",
@@ -74,6 +109,37 @@ CASES = [
         train=TOY_TRAIN,
         pair=("g0", "g1"),
         best="g0+g1",
-        loss_kwarg="ridge",
-    )
+    ),
+    Case(
+        name="scconcrl",
+        model=ScConCRL,
+        data=simulated,
+        setup={
+            "batch_key": "batch",
+            "labels_key": "cell_type",
+            "intervention_key": "intervention",
+            "control": "control",
+        },
+        train={"max_epochs": 8, "batch_size": 128, "accelerator": "cpu", "enable_progress_bar": False},
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+    ),
+    Case(
+        name="scconcrl-counts",
+        model=ScConCRL,
+        data=stimulated,
+        setup={
+            "layer": "counts",
+            "batch_key": "batch",
+            "labels_key": "cell_type",
+            "condition_key": "condition",
+            "control": "control",
+        },
+        init={"gene_likelihood": "nb", "n_domain_latent": 8},
+        train={"max_epochs": 8, "batch_size": 128, "accelerator": "cpu", "enable_progress_bar": False},
+        pair=("stimulated", "control"),
+        best="stimulated",
+        combines=False,
+        slow=True,
+    ),
 ]

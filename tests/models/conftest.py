@@ -21,7 +21,11 @@ def _quiet_run(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=CASES, ids=lambda c: c.name)
+def _params() -> list:
+    return [pytest.param(c, id=c.name, marks=[pytest.mark.slow] if c.slow else []) for c in CASES]
+
+
+@pytest.fixture(params=_params())
 def case(request) -> Case:
     return request.param
 

@@ -10,6 +10,7 @@ from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 
 from sccausal._errors import InputDataError, NumericalError, SetupError, UnknownNameError
+from sccausal.data import KEYS
 from sccausal.grn import Network
 from sccausal.models import IdentifiabilityReport
 
@@ -42,8 +43,17 @@ def plain(adata: AnnData) -> AnnData:
     return AnnData(adata.X.copy(), obs=obs, var=adata.var.copy(), layers={k: v.copy() for k, v in adata.layers.items()})
 
 
+def labels_of(model) -> np.ndarray:
+    return np.array(model.codec.decode(model.adata_manager.get_from_registry(KEYS.INTERVENTION)), dtype=object)
+
+
+def cells_under(model, case, label: str) -> AnnData:
+    """Cells of the model under one intervention, whatever the order of its targets in the label."""
+    return plain(model.adata)[labels_of(model) == label].copy()
+
+
 def observed_mean(model, case, label: str) -> np.ndarray:
-    cells = model.adata[(model.adata.obs[case.key] == label).to_numpy()]
+    cells = cells_under(model, case, label)
     matrix = cells.X if case.setup.get("layer") is None else cells.layers[case.setup["layer"]]
     dense = np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=float)
     if model.prediction_units == "counts":
@@ -200,7 +210,7 @@ def test_seed_fixes_draws_and_leaves_the_global_state_alone(case, trained):
 
 
 def test_new_control_cells_are_accepted_in_any_gene_order(case, trained):
-    controls = plain(trained.adata)[(trained.adata.obs[case.key] == case.setup["control"]).to_numpy()].copy()
+    controls = cells_under(trained, case, case.setup["control"])
     expected = trained.perturbation.predict(controls, [case.pair[0]])
     order = np.random.default_rng(0).permutation(controls.n_vars)
     turned = controls[:, order].copy()
@@ -214,10 +224,10 @@ def test_new_control_cells_are_accepted_in_any_gene_order(case, trained):
 
 
 def test_bad_source_cells_raise_typed_errors(case, trained):
-    controls = plain(trained.adata)[(trained.adata.obs[case.key] == case.setup["control"]).to_numpy()].copy()
+    controls = cells_under(trained, case, case.setup["control"])
     with pytest.raises(InputDataError, match="missing"):
         trained.perturbation.predict(controls[:, 1:].copy(), [case.pair[0]])
-    perturbed = plain(trained.adata)[(trained.adata.obs[case.key] == case.pair[0]).to_numpy()].copy()
+    perturbed = cells_under(trained, case, case.pair[0])
     with pytest.raises(InputDataError, match="control"):
         trained.perturbation.predict(perturbed, [case.pair[0]])
     batch = case.setup.get("batch_key")
@@ -263,7 +273,7 @@ def test_effects_are_zero_under_control_and_grouped(case, trained):
 
 
 def test_rank_finds_the_best_intervention(case, trained):
-    wanted = plain(trained.adata)[(trained.adata.obs[case.key] == case.best).to_numpy()].copy()
+    wanted = cells_under(trained, case, case.best)
     for metric in ("energy", "mean"):
         ranked = trained.perturbation.rank(wanted, metric=metric)
         assert ranked["intervention"].iloc[0] == case.best, ranked
@@ -276,6 +286,16 @@ def test_rank_finds_the_best_intervention(case, trained):
     assert best["intervention"] == case.best and best["improvement"] == pytest.approx(1, abs=1e-3)
     with pytest.raises(SetupError, match="metric='mean'"):
         trained.perturbation.rank(vector)
+
+
+def test_evaluate_puts_rules_and_ceiling_beside_the_model(case, trained):
+    label = case.best if case.combines else case.pair[0]
+    true = trained.adata[np.isin(labels_of(trained), [label, case.setup["control"]])]
+    table = trained.perturbation.evaluate(plain(true.copy()), baselines=["NoChange", "PerturbedMean"])
+    assert {type(trained).__name__, "no_change"} < set(table["method"])
+    error = table[table["metric"] == "nmse_top"].groupby("method")["value"].mean()
+    assert error[type(trained).__name__] < error["no_change"]
+    assert error["duplicate"] < error["no_change"]
 
 
 # 5. network --------------------------------------------------------------------------------------------------------

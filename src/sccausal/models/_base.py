@@ -20,7 +20,6 @@ from sccausal.models._identifiability import Check, IdentifiabilityReport
 from sccausal.models._io import is_saved_model, read_for_scvi
 from sccausal.models._perturbation import PerturbationAccessor
 from sccausal.models._saving import PersistenceMixin
-from sccausal.train import CausalTrainingMixin
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 teach_scvi_to_read(is_saved_model, read_for_scvi)
 
 
-class CausalModel(PersistenceMixin, CausalTrainingMixin, VAEMixin, ArchesMixin, BaseModelClass):
+class CausalModel(PersistenceMixin, VAEMixin, ArchesMixin, BaseModelClass):
     """Base of all models of the package.
 
     Parameters

@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
+from scipy import sparse
 
-from sccausal._compat import forget_manager, setup_args, state_registry
-from sccausal._errors import InputDataError, SetupError, close_names
+from sccausal._compat import FIELD_REGISTRIES, forget_manager, setup_args, state_registry
+from sccausal._errors import InputDataError, SetupError, close_names, unknown_name
 from sccausal.data import KEYS
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def replay_setup(model: Any, cells: AnnData, registry: dict[str, Any], **transfe
     sccausal._errors.SetupError
         A column holds a category that the training data did not have.
     """
-    cls = model if isinstance(model, type) else type(model)
+    cls: Any = model if isinstance(model, type) else type(model)
     if not transfer.get("extend_categories"):
         _check_categories(cells, registry)
     cls.setup_anndata(cells, source_registry=registry, **setup_args(registry), **transfer)
@@ -197,3 +198,55 @@ def local_seed(seed: int, device: torch.device | str) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(seed))
         yield
+
+
+def comparison_units(units: str) -> str:
+    """Unit in which predictions are compared: counts become ``"log1p_norm"``."""
+    return "log1p_norm" if units == "counts" else units
+
+
+def comparable(values: Any, units: str) -> np.ndarray:
+    """Dense expression (cells, genes) as it is compared; counts become log1p of 1e4 per cell."""
+    dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    if units != "counts":
+        return dense
+    total = dense.sum(axis=1, keepdims=True)
+    return np.log1p(dense / np.where(total > 0, total, 1) * 1e4)
+
+
+def control_positions(model: CausalModel, adata: AnnData) -> np.ndarray:
+    """Positions of the control cells; all cells if ``adata`` does not have the intervention column."""
+    state = state_registry(model.registry_, KEYS.INTERVENTION)
+    key = state["original_key"]
+    if key not in adata.obs and key not in adata.obsm:
+        return np.arange(adata.n_obs)
+    source = adata.obsm[key] if key in adata.obsm else adata.obs[key]
+    rows, code = model.codec.encode_levels(source)
+    return np.flatnonzero((np.abs(rows).sum(axis=1) == 0)[code])
+
+
+def check_condition(model: CausalModel, condition: str | None) -> None:
+    """Raise unless ``condition`` is one the model has seen beside the intervention."""
+    if condition is None:
+        return
+    state = state_registry(model.registry_, KEYS.CONDITION)
+    known = [str(c) for c in state.get("categorical_mapping", ())]
+    if len(known) < 2:
+        raise SetupError(
+            f"This {type(model).__name__} knows no condition beside the intervention; "
+            "name what the cells are exposed to in `interventions`."
+        )
+    if condition not in known:
+        raise unknown_name("condition", condition, known, f"adata.obs[{state.get('original_key')!r}]")
+
+
+def checked_times(model: CausalModel, times: Sequence[float] | float | None) -> list[float | None]:
+    """Times as floats, ``[None]`` for the cells' own; raise if the model knows no time."""
+    if times is None:
+        return [None]
+    if KEYS.TIME not in model.registry_[FIELD_REGISTRIES]:
+        raise SetupError(f"This {type(model).__name__} was set up without time; leave the time out.")
+    values = [float(t) for t in np.atleast_1d(np.asarray(times, dtype=float))]
+    if not np.isfinite(values).all() or not values:
+        raise SetupError(f"Times must be finite numbers, got {times!r}.")
+    return list(values)

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 
-from sccausal._compat import setup_args, state_registry
+from sccausal._compat import setup_args
 from sccausal._docs import docs
 from sccausal._errors import InputDataError, NumericalError, SetupError, unknown_name
-from sccausal.data import KEYS, Intervention, prediction_anndata
-from sccausal.models._cells import local_seed, registered, take_modality
+from sccausal.data import Intervention, prediction_anndata
+from sccausal.models._cells import (
+    check_condition,
+    checked_times,
+    comparable,
+    comparison_units,
+    control_positions,
+    local_seed,
+    registered,
+    take_modality,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -89,8 +97,8 @@ class PerturbationAccessor:
         rows = self._rows(interventions)
         if len(rows) == 0:
             raise SetupError("There is no intervention to predict; `interventions` is empty.")
-        moments = self._times(times)
-        self._check_condition(condition)
+        moments = checked_times(self._model, times)
+        check_condition(self._model, condition)
         if n_samples < 1:
             raise SetupError(f"n_samples must be at least 1, got {n_samples}.")
         blocks: list[np.ndarray] = []
@@ -159,8 +167,8 @@ class PerturbationAccessor:
         the unit.
         """
         rows = self._rows(interventions)
-        self._check_condition(condition)
-        moment = self._times(time)[0]
+        check_condition(self._model, condition)
+        moment = checked_times(self._model, time)[0]
         genes = [str(g) for g in self._model.get_var_names()]
         frames = []
         with self._control_cells(adata) as cells:
@@ -235,9 +243,9 @@ class PerturbationAccessor:
         """
         from sccausal.models._rank import Ranking
 
-        self._check_condition(condition)
+        check_condition(self._model, condition)
         ranking = Ranking(self._model, target_state, metric, genes, max_cells, seed)
-        moment = self._times(time)[0]
+        moment = checked_times(self._model, time)[0]
         with self._control_cells(adata, limit=max_cells, seed=seed) as cells:
 
             def score(row: np.ndarray) -> float:
@@ -245,6 +253,64 @@ class PerturbationAccessor:
 
             listed = None if interventions is None else self._rows(interventions)
             return ranking.table(score, listed, max_size, beam)
+
+    @docs.dedent
+    def evaluate(
+        self,
+        adata_true: AnnData | MuData,
+        *,
+        control: AnnData | MuData | None = None,
+        interventions: Sequence[Intervention] | None = None,
+        baselines: bool | Sequence[Any] = True,
+        genes: Sequence[str] | None = None,
+        top: int = 100,
+        duplicate: bool = True,
+        n_samples: int = 1,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Score the model on observed cells, with simple rules and the technical duplicate in the same table.
+
+        The rules are fitted on the cells the model was trained on and start from the same control cells.
+
+        Parameters
+        ----------
+        adata_true
+            Observed cells under the interventions to be judged, held out from training. Control cells among them are
+            the source cells.
+        control
+            Control cells to start from; default those in ``adata_true``, or else those of the training data.
+        interventions
+            Interventions to score; default all in ``adata_true``.
+        baselines
+            ``True`` for the rules that fit the task, ``False`` for none, or names of :mod:`sccausal.baselines`.
+        genes
+            Genes to score, fixed in advance; default all.
+        top
+            Number of genes with the largest observed change behind the metrics that end in ``_top``.
+        duplicate
+            Add the technical duplicate, a ceiling: half of the observed cells predicting the other half.
+        %(n_samples)s
+        %(seed)s
+
+        Returns
+        -------
+        DataFrame with one row per method, intervention (and cell type) and metric; see :func:`sccausal.tl.compare`,
+        which takes several models.
+        """
+        from sccausal.tl import compare
+
+        return compare(
+            self._model,
+            take_modality(adata_true),
+            control=None if control is None else take_modality(control),
+            interventions=interventions,
+            baselines=baselines,
+            genes=genes,
+            top=top,
+            duplicate=duplicate,
+            n_samples=n_samples,
+            seed=seed,
+        )
 
     def __repr__(self) -> str:
         shown = ", ".join(self.targets[:6]) + (", ..." if len(self.targets) > 6 else "")
@@ -258,32 +324,6 @@ class PerturbationAccessor:
 
     def _control_row(self) -> np.ndarray:
         return np.zeros(len(self._model.codec), dtype=np.float32)
-
-    def _check_condition(self, condition: str | None) -> None:
-        if condition is None:
-            return
-        state = state_registry(self._model.registry_, KEYS.CONDITION)
-        known = [str(c) for c in state.get("categorical_mapping", ())]
-        if len(known) < 2:
-            raise SetupError(
-                f"This {type(self._model).__name__} knows no condition beside the intervention; "
-                "name what the cells are exposed to in `interventions`."
-            )
-        if condition not in known:
-            raise unknown_name("condition", condition, known, f"adata.obs[{state.get('original_key')!r}]")
-
-    def _times(self, times: Sequence[float] | float | None) -> list[float | None]:
-        if times is None:
-            return [None]
-        if (
-            not state_registry(self._model.registry_, KEYS.TIME)
-            and KEYS.TIME not in self._model.registry_["field_registries"]
-        ):
-            raise SetupError(f"This {type(self._model).__name__} was set up without time; leave the time out.")
-        values = [float(t) for t in np.atleast_1d(np.asarray(times, dtype=float))]
-        if not np.isfinite(values).all() or not values:
-            raise SetupError(f"Times must be finite numbers, got {times!r}.")
-        return list(values)
 
     @contextmanager
     def _control_cells(
@@ -350,28 +390,3 @@ class PerturbationAccessor:
     def _group_means(self, values: np.ndarray, groups: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         shown = comparable(values, self._model.prediction_units)
         return {name: shown[mask].mean(axis=0, dtype=np.float64) for name, mask in groups.items()}
-
-
-def comparison_units(units: str) -> str:
-    """Unit in which predictions are compared: counts become ``"log1p_norm"``."""
-    return "log1p_norm" if units == "counts" else units
-
-
-def comparable(values: Any, units: str) -> np.ndarray:
-    """Dense expression (cells, genes) as it is compared; counts become log1p of 1e4 per cell."""
-    dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
-    if units != "counts":
-        return dense
-    total = dense.sum(axis=1, keepdims=True)
-    return np.log1p(dense / np.where(total > 0, total, 1) * 1e4)
-
-
-def control_positions(model: CausalModel, adata: AnnData) -> np.ndarray:
-    """Positions of the control cells; all cells if ``adata`` does not have the intervention column."""
-    state = state_registry(model.registry_, KEYS.INTERVENTION)
-    key = state["original_key"]
-    if key not in adata.obs and key not in adata.obsm:
-        return np.arange(adata.n_obs)
-    source = adata.obsm[key] if key in adata.obsm else adata.obs[key]
-    rows, code = model.codec.encode_levels(source)
-    return np.flatnonzero(~rows.any(axis=1)[code])

@@ -14,8 +14,7 @@ from mudata import MuData
 from sccausal._compat import setup_args
 from sccausal._errors import SetupError, unknown_name
 from sccausal.metrics import energy_distance
-from sccausal.models._cells import gene_order, take_modality
-from sccausal.models._perturbation import comparable
+from sccausal.models._cells import comparable, gene_order, take_modality
 
 if TYPE_CHECKING:
     from sccausal.models._base import CausalModel

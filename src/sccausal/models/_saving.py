@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import wraps
+from functools import update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from sccausal.models._base import CausalModel
 
 
-class PersistenceMixin:
-    """``save``, ``load`` and ``load_query_data`` in the package's own format."""
+class PersistenceMixin(CausalTrainingMixin):
+    """``save``, ``load``, ``load_query_data`` in the package's own format, and training that respects a query."""
 
     adata: Any
     module: Any
@@ -74,7 +74,7 @@ class PersistenceMixin:
     @classmethod
     @docs.dedent
     def load(
-        cls,
+        cls: Any,
         dir_path: str | Path,
         adata: AnnData | MuData | bool | None = None,
         accelerator: str = "auto",
@@ -119,7 +119,7 @@ class PersistenceMixin:
         return model
 
     @classmethod
-    def _from_saved(cls, saved: SavedModel, adata: AnnData | None) -> CausalModel:
+    def _from_saved(cls: Any, saved: SavedModel, adata: AnnData | None) -> CausalModel:
         if adata is not None:
             _check_same_genes(adata, saved.var_names)
             replay_setup(cls, adata, saved.registry)
@@ -140,8 +140,8 @@ class PersistenceMixin:
 
     @classmethod
     @docs.dedent
-    def load_query_data(  # type: ignore[override]
-        cls,
+    def load_query_data(
+        cls: Any,
         adata: AnnData | MuData,
         reference_model: str | Path | CausalModel,
         *,
@@ -183,7 +183,7 @@ class PersistenceMixin:
         return model
 
     @staticmethod
-    def prepare_query_anndata(  # type: ignore[override]
+    def prepare_query_anndata(
         adata: AnnData,
         reference_model: str | Path | CausalModel,
         return_reference_var_names: bool = False,
@@ -214,11 +214,14 @@ class PersistenceMixin:
         source: Any = str(reference_model) if isinstance(reference_model, str | Path) else reference_model
         return ArchesMixin.prepare_query_anndata(adata, source, return_reference_var_names, inplace)
 
-    @wraps(CausalTrainingMixin.train)
     def train(self, *args: Any, **kwargs: Any) -> None:
         self.module.train()  # a loaded model is in evaluation mode
         with training_rows_only(self):
-            super().train(*args, **kwargs)  # type: ignore[misc]
+            super().train(*args, **kwargs)
+
+
+# the arguments and the description are those of the training room
+update_wrapper(PersistenceMixin.train, CausalTrainingMixin.train)
 
 
 def _as_saved(cls: type[CausalModel], model: str | Path | CausalModel) -> SavedModel:
