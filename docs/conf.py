@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from datetime import date
 from importlib.metadata import version as installed_version
+
+# what sphinx-autodoc-typehints calls in Sphinx is not ours to change
+warnings.filterwarnings("ignore", module="sphinx_autodoc_typehints")
 
 project = "sccausal"
 author = "sccausal developers"

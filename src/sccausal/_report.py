@@ -162,7 +162,7 @@ def embedding(model: Any, adata: AnnData, split: Split | None, settings: FitSett
 
     adata = adata.copy()
     adata.obsm[f"X_{settings.model.lower()}"] = model.get_latent_representation(adata)
-    adata.layers["integrated"] = integrated = np.asarray(model.get_normalized_expression(adata), dtype=np.float32)
+    adata.layers["integrated"] = integrated = model.get_normalized_expression(adata, return_numpy=True)
     if split is not None:
         split.apply(adata, "set")
     adata.obsm["X_umap_before"] = _umap(adata.X, settings.seed)

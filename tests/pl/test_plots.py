@@ -53,7 +53,7 @@ def table() -> pd.DataFrame:
         ("worse", "pearson", 0.2, "higher"), ("better", "pearson", 0.9, "higher"), ("middle", "pearson", 0.5, "higher"),
         ("worse", "mse", 0.9, "lower"), ("better", "mse", 0.1, "lower"), ("middle", "mse", 0.4, "lower"),
         ("worse", "variance", 0.2, "one"), ("better", "variance", 1.1, "one"), ("middle", "variance", 1.5, "one"),
-        ("TechnicalDuplicate", "pearson", 0.99, "higher"), ("worse", "n_de", 7, "none"),
+        ("duplicate", "pearson", 0.99, "higher"), ("worse", "n_de", 7, "none"),
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["method", "metric", "value", "direction"])
 
@@ -153,7 +153,7 @@ class TestHistory:
 class TestCompare:
     def test_order_best_first_ceiling_last(self):
         ax = pl.compare(table(), show=False)
-        assert [t.get_text() for t in ax.get_yticklabels()] == ["better", "middle", "worse", "TechnicalDuplicate"]
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["better", "middle", "worse", "duplicate"]
 
     def test_metrics_without_direction_are_left_out(self):
         ax = pl.compare(table(), show=False)

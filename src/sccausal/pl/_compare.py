@@ -23,7 +23,7 @@ def compare(
     table: pd.DataFrame,
     *,
     metrics: Sequence[str] | None = None,
-    ceiling: Sequence[str] = ("TechnicalDuplicate", "InterpolatedDuplicate"),
+    ceiling: Sequence[str] = ("duplicate", "interpolated duplicate"),
     title: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONDITION_RULES = ("NoChange", "MeanShift", "NearestType", "PerGeneRegression", "RidgeOnMeans", "LatentShift")
-COMBINATION_RULES = ("NoChange", "PerturbedMean", "Additive", "ScaledAdditive", "MatchingMean", "LatentAdditive")
-SEEN_RULES = ("NoChange", "PerturbedMean", "MeanShift", "ShrunkShift")
+CONDITION_RULES = ("MeanShift", "NearestType", "PerGeneRegression", "RidgeOnMeans", "LatentShift")
+COMBINATION_RULES = ("PerturbedMean", "Additive", "ScaledAdditive", "MatchingMean", "LatentAdditive")
+SEEN_RULES = ("PerturbedMean", "MeanShift", "ShrunkShift")
 
 
 def compare(
@@ -30,6 +30,7 @@ def compare(
     control: AnnData | None = None,
     interventions: Sequence[Any] | None = None,
     baselines: bool | Sequence[str | Baseline] = True,
+    metrics: Sequence[str] | None = None,
     genes: Sequence[str] | None = None,
     top: int = 100,
     duplicate: bool = True,
@@ -56,6 +57,8 @@ def compare(
     baselines
         ``True`` for the rules that fit the task, ``False`` for none, or class names of :mod:`sccausal.baselines` and
         baselines (which are fitted).
+    metrics
+        Names of metrics, or the groups ``"bulk"``, ``"de"``, ``"distribution"``, ``"across"``; default all.
     genes
         Genes to score, fixed in advance; default all genes of the first model.
     top
@@ -70,7 +73,8 @@ def compare(
     Returns
     -------
     DataFrame with one row per method, intervention (and cell type, if the model was set up with ``labels_key``) and
-    metric, as :func:`sccausal.metrics.evaluate_predictions` returns it; :func:`sccausal.pl.compare` draws it.
+    metric, as :func:`sccausal.metrics.evaluate_predictions` returns it, the floor ``"no change"`` and the ceiling
+    ``"duplicate"`` included. :func:`sccausal.metrics.summarise` averages it, :func:`sccausal.pl.compare` draws it.
 
     Raises
     ------
@@ -98,17 +102,29 @@ def compare(
     predictions: dict[str, AnnData] = {}
     for name, method in named.items():
         predictions[name] = _log1p(_predict(method, source, wished, n_samples, seed))[:, order]
+    strata = [] if keys.labels is None or keys.labels not in true.obs else [keys.labels]
     return evaluate_predictions(
         predictions,
         _log1p(true, keys.layer, counts),
         _log1p(source, keys.layer, counts),
+        by=["intervention", *strata],
         intervention_key=keys.target,
-        labels_key=keys.labels,
+        metrics=metrics,
         genes=genes,
         top=top,
         duplicate=duplicate,
+        context=_context(train, keys, counts, set(wished), order) if strata else None,
+        sep=keys.sep or "+",
         seed=seed,
     )
+
+
+def _context(train: AnnData | None, keys: Keys, counts: bool, wished: set[str], genes: list[str]) -> AnnData | None:
+    """Training cells under the same interventions: real means of the other cell types."""
+    if train is None or keys.target not in train.obs:
+        return None
+    here = train.obs[keys.target].astype(str).isin(wished).to_numpy()
+    return _log1p(train[here, genes].copy(), keys.layer, counts) if here.any() else None
 
 
 def _cells(
