@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sccausal._errors import SetupError
 
 GeneMap = Literal["affine", "genewise", "dense"]
 
 
+class _Hinges(torch.autograd.Function):
+    """``c + a x + sum_j v_j (x - t_j)_+`` with a backward pass that keeps no (n, m) intermediates but ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor, intercept: Tensor, knots: Tensor, bend: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope, knots, bend)
+        y = torch.addcmul(intercept, x, slope)
+        for knot, weight in zip(knots, bend, strict=True):
+            y.addcmul_((x - knot).clamp_min_(0), weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, slope, knots, bend = ctx.saved_tensors
+        grad_x = grad * slope if ctx.needs_input_grad[0] else None
+        grad_knots, grad_bend = [], []
+        for knot, weight in zip(knots, bend, strict=True):
+            above = x - knot
+            on = above > 0
+            here = grad * on
+            grad_bend.append((here * above).sum(0))
+            total = here.sum(0)
+            grad_knots.append(-(total * weight).sum())
+            if grad_x is not None:
+                grad_x.addcmul_(here, weight)
+        empty = len(knots) == 0
+        return (
+            grad_x,
+            (grad * x).sum(0),
+            grad.sum(0),
+            knots.new_zeros(0) if empty else torch.stack(grad_knots),
+            bend.new_zeros(bend.shape) if empty else torch.stack(grad_bend),
+        )
+
+
 class AffineMap(nn.Module):
-    r"""Per-gene line plus a small shared residual, :math:`y_i = a_i x_i + c_i + \sum_j v_{ji}\,(x_i - t_j)_+`.
+    r"""Per-gene line plus a small residual, :math:`y_i = a_i x_i + c_i + \sum_j v_{ji}\,(x_i - t_j)_+`.
 
     The knots :math:`t` are shared by all genes, their weights are not and start at zero: the map starts as the line and
     bends where the data ask for it. Everything is vectorised over genes; a hinge costs a fraction of a hidden layer.
@@ -26,21 +63,21 @@ class AffineMap(nn.Module):
         Number of knots; 0 leaves the line.
     """
 
-    def __init__(self, n_genes: int, width: int = 4) -> None:
+    def __init__(self, n_genes: int, width: int = 2) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.ones(n_genes))
         self.intercept = nn.Parameter(torch.zeros(n_genes))
         self.width = width
         if width:
-            self.knots = nn.Parameter(torch.linspace(-1.0, 3.0, width))
+            # standardised expression of a sparse gene is near -0.5 where it is not seen
+            self.knots = nn.Parameter(torch.linspace(0.0, 2.0, width))
             self.bend = nn.Parameter(torch.zeros(width, n_genes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, m) to (n, m), gene by gene."""
-        y = torch.addcmul(self.intercept, x, self.slope)
-        for j in range(self.width):
-            y = torch.addcmul(y, (x - self.knots[j]).relu_(), self.bend[j])
-        return y
+        if not self.width:
+            return torch.addcmul(self.intercept, x, self.slope)
+        return _Hinges.apply(x, self.slope, self.intercept, self.knots, self.bend)
 
 
 class GeneWiseMap(nn.Module):
@@ -109,6 +146,13 @@ def gene_map(kind: GeneMap, n_genes: int, *, width: int, n_hidden: int) -> Affin
     if kind == "dense":
         return DenseMap(n_genes, n_hidden)
     raise SetupError(f"Unknown gene map {kind!r}; choose one of {', '.join(get_args(GeneMap))}.")
+
+
+def line_of(gene_map: nn.Module) -> AffineMap:
+    """The per-gene line of a map."""
+    line = gene_map if isinstance(gene_map, AffineMap) else gene_map.line
+    assert isinstance(line, AffineMap)
+    return line
 
 
 class DomainEncoder(nn.Module):

@@ -20,9 +20,14 @@ def check_likelihood(kind: str) -> None:
         raise SetupError(f"Unknown gene_likelihood {kind!r}; choose one of {', '.join(get_args(Likelihood))}.")
 
 
-def gaussian(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Log-density of N(mean, exp(log_var)) for each entry, without the constant."""
-    return -0.5 * ((x - mean).square() * torch.exp(-log_var) + log_var)
+def gaussian(x: Tensor, mean: Tensor, log_var: Tensor, extra_var: Tensor | None = None) -> Tensor:
+    """Log-density of N(mean, exp(log_var)) summed over genes, (n,), without the constant.
+
+    ``extra_var`` (m,) is the variance of ``mean`` itself, over which the expectation is then taken.
+    """
+    error, precision = x - mean, torch.exp(-log_var)
+    constant = log_var.sum() if extra_var is None else log_var.sum() + precision @ extra_var
+    return -0.5 * ((error * error) @ precision + constant)
 
 
 def negative_binomial(x: Tensor, mean: Tensor, log_dispersion: Tensor) -> Tensor:
@@ -45,11 +50,8 @@ def zero_inflated(x: Tensor, mean: Tensor, log_dispersion: Tensor, dropout_logit
     return torch.where(x < 0.5, torch.logaddexp(lost, kept + log_nb), kept + log_nb)
 
 
-def log_likelihood(kind: Likelihood, x: Tensor, mean: Tensor, spread: Tensor, dropout: Tensor | None) -> Tensor:
-    """Log-likelihood (n, m) of ``x``; ``spread`` is the log-variance or the log-dispersion of each gene."""
-    if kind == "gaussian":
-        return gaussian(x, mean, spread)
-    if kind == "nb":
-        return negative_binomial(x, mean, spread)
-    assert dropout is not None
-    return zero_inflated(x, mean, spread, dropout)
+def count_log_likelihood(x: Tensor, mean: Tensor, log_dispersion: Tensor, dropout: Tensor | None) -> Tensor:
+    """Log-probability of counts summed over genes, (n,); zero-inflated if ``dropout`` logits are given."""
+    if dropout is None:
+        return negative_binomial(x, mean, log_dispersion).sum(1)
+    return zero_inflated(x, mean, log_dispersion, dropout).sum(1)

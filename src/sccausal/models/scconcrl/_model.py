@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -22,7 +22,7 @@ from sccausal.models._base import CausalModel
 from sccausal.models.scconcrl._components import GeneMap
 from sccausal.models.scconcrl._likelihood import Likelihood
 from sccausal.models.scconcrl._module import ScConCRLModule
-from sccausal.models.scconcrl._outputs import OutputsMixin
+from sccausal.models.scconcrl._outputs import OutputsMixin, combine_graphs
 from sccausal.models.scconcrl._statistics import training_statistics
 from sccausal.nn.graph import AcyclicityKind
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ScConCRL(OutputsMixin, CausalModel):
+class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation", "grn"})
     representations: ClassVar[tuple[str, ...]] = ("nx", "z", "nb", "state")
     _accepts_new_batches: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class ScConCRL(OutputsMixin, CausalModel):
         gene_likelihood: Likelihood = "gaussian",
         encoder: GeneMap = "affine",
         decoder: GeneMap = "affine",
-        residual_width: int = 4,
+        residual_width: int = 2,
         dropout: float = 0.1,
         regulators: Sequence[str] | str | None = None,
         acyclicity: AcyclicityKind | None = "logdet",
@@ -73,11 +73,12 @@ class ScConCRL(OutputsMixin, CausalModel):
         super().__init__(adata, registry)
         genes = [str(g) for g in self.get_var_names()] if adata is not None else self._registry_genes()
         self.response_start_ = response_start
+        self.ensemble_: dict[str, Any] | None = None
         if gene_likelihood != "gaussian" and adata is not None:
             check_matrix(self.adata, self.registry_["setup_args"].get("layer"), True)
         stats = self.summary_stats
         self.regulators_ = self._regulator_names(regulators, genes)
-        index = None if self.regulators_ is None else pd.Index(genes).get_indexer(self.regulators_)
+        index = None if self.regulators_ is None else pd.Index(genes).get_indexer(pd.Index(self.regulators_))
         n_targets = int(stats.get(f"n_{KEYS.INTERVENTION}", 0))
         self.module = self._module_cls(
             n_genes=stats.n_vars,
@@ -227,23 +228,67 @@ class ScConCRL(OutputsMixin, CausalModel):
             logger.info("%d population(s) without enough control cells are left out.", len(statistics.unmatched))
         self.module.start(statistics, response_start=self.response_start_)
 
-    def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
-        """Train the model; arguments as in :meth:`CausalModel.train`, of which ``max_epochs`` defaults to fewer.
+    def train(  # type: ignore[override]
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = 0.9,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 128,
+        early_stopping: bool = False,
+        external_indexing: Any = None,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        n_runs: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        """Train the model.
 
         Parameters
         ----------
         max_epochs
             Passes through the training cells; default: about 1500 updates, between 10 and 60 epochs.
+        accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size, early_stopping
+            As in every model; see :meth:`sccausal.models.CausalModel.train`.
+        external_indexing
+            Rows of the training, validation and test cells, or a :class:`~sccausal.data.Split`.
+        plan_kwargs
+            Arguments of :class:`sccausal.train.CausalTrainingPlan`.
+        n_runs
+            Train ``n_runs - 1`` more models from other seeds, and let ``model.grn`` answer with the average of
+            ``|A|`` and the share of runs that hold each edge. All else comes from the first run.
         **kwargs
-            See :meth:`sccausal.models.CausalModel.train`.
+            Further arguments of :meth:`sccausal.models.CausalModel.train`.
         """
         if max_epochs is None:
-            updates = max(1, self.adata.n_obs // int(kwargs.get("batch_size", 128)))
+            updates = max(1, self.adata.n_obs // batch_size)
             max_epochs = int(np.clip(1500 // updates, 10, 60))
-        super().train(max_epochs, **kwargs)
+        same = {
+            "accelerator": accelerator, "devices": devices, "train_size": train_size,
+            "validation_size": validation_size, "shuffle_set_split": shuffle_set_split, "batch_size": batch_size,
+            "early_stopping": early_stopping, "external_indexing": external_indexing, "plan_kwargs": plan_kwargs,
+            **kwargs,
+        }  # fmt: skip
+        super().train(max_epochs, **same)
         self.module.refresh()
+        if n_runs > 1:
+            self._train_ensemble(n_runs, max_epochs, same)
         if self.module.n_targets:
             self._warn_if_no_change()
+
+    def _train_ensemble(self, n_runs: int, max_epochs: int, kwargs: dict[str, Any]) -> None:
+        before = settings.seed
+        graphs = [self.module.standardised_graph()]
+        try:
+            for run in range(1, n_runs):
+                settings.seed = (before or 0) + 7919 * run
+                twin = type(self)(self.adata, **self.init_params_["non_kwargs"])
+                twin.train(max_epochs, **kwargs)
+                graphs.append(twin.module.standardised_graph())
+        finally:
+            settings.seed = before
+        self.ensemble_ = combine_graphs(graphs)
 
     def _warn_if_no_change(self) -> None:
         rows = self.module.populations

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from sccausal._errors import SetupError
 from sccausal.data import KEYS
-from sccausal.models.scconcrl._components import DomainEncoder, DomainPrior, GeneMap, gene_map
-from sccausal.models.scconcrl._likelihood import Likelihood, check_likelihood, log_likelihood
+from sccausal.models.scconcrl._components import AffineMap, DomainEncoder, DomainPrior, GeneMap, gene_map, line_of
+from sccausal.models.scconcrl._likelihood import Likelihood, check_likelihood, count_log_likelihood, gaussian
 from sccausal.models.scconcrl._start import StartMixin
 from sccausal.models.scconcrl._terms import TermsMixin
 from sccausal.nn.adversary import DomainDiscriminator, DomainWeights
@@ -53,7 +53,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         gene_likelihood: Likelihood = "gaussian",
         encoder: GeneMap = "affine",
         decoder: GeneMap = "affine",
-        residual_width: int = 4,
+        residual_width: int = 2,
         dropout: float = 0.1,
         regulators: Sequence[int] | np.ndarray | None = None,
         acyclicity: AcyclicityKind | None = "logdet",
@@ -97,8 +97,8 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         # graph
         self.graph = SEMGraph(n_genes, None if regulators is None else np.asarray(regulators))
         n_regulators = self.graph.n_regulators
-        self.structure_every = structure_every or max(1, math.ceil((n_regulators / 256) ** 1.5))
-        self._step = 0
+        self.structure_every = structure_every or max(1, math.ceil((n_regulators / 128) ** 1.5))
+        self._step: int = 0
         register_lagrangian_buffers(self)
         # domains
         self.domain_loading = nn.Parameter(torch.randn(self.n_domain, n_genes) / max(n_genes, 1) ** 0.5)
@@ -131,6 +131,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         m = self.n_genes
         self.register_buffer("mean", torch.zeros(m))
         self.register_buffer("scale", torch.ones(m))
+        self.register_buffer("feature_sd", torch.ones(m))
         self.register_buffer("batch_effect", torch.zeros(self.n_batch, m))
         self.register_buffer("target_effect", torch.zeros(self.n_targets, m))
         self.register_buffer("axes", torch.zeros(m, self.n_state))
@@ -158,21 +159,23 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         features, library = self.features(x)
         h = self.encoder(features)
         z = h
-        if self.training:
+        if self.training and not self.integrates_noise:
             z = h + torch.randn_like(h) * torch.exp(0.5 * self.log_posterior_var)
         nb_mean = nb_var = h.new_zeros(h.shape[0], 0)
         if self.n_domain:
             nb_mean, nb_var = self.domain_encoder(features)
-        nx = self.exogenous(h, nb_mean)
+        A = self.graph.matrix()
+        nx = self.exogenous(h, nb_mean, A)
         state = self.state(features, nb_mean, dose)
         return {
             "features": features, "library": library, "h": h, "z": z,
-            "nb_mean": nb_mean, "nb_var": nb_var, "nx": nx, "state": state,
+            "nb_mean": nb_mean, "nb_var": nb_var, "nx": nx, "state": state, "A": A,
         }  # fmt: skip
 
-    def exogenous(self, z: Tensor, nb: Tensor) -> Tensor:
-        """Inverse SEM: what neither regulators nor domains explain, (n, m)."""
-        nx = self.graph.exogenous(z)
+    def exogenous(self, z: Tensor, nb: Tensor, A: Tensor | None = None) -> Tensor:
+        """Inverse SEM: what neither regulators nor domains explain, (n, m); ``A`` if it is at hand."""
+        A = self.graph.matrix() if A is None else A
+        nx = z - (z if self.graph.is_square else z[:, self.graph.regulators]) @ A
         return nx - nb @ self.domain_loading if self.n_domain else nx
 
     def propagate(self, nx: Tensor, nb: Tensor) -> Tensor:
@@ -199,8 +202,18 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         """Compute the total effect of the domain latents, ``A_xb (I - A_xx)^-1``, anew."""
         if self.n_domain:
             self.total_effect.copy_(self.graph.solve(self.domain_loading.detach()))
-            slope = getattr(self.encoder, "line", self.encoder).slope
+            slope = line_of(self.encoder).slope
             self.state_effect.copy_((self.total_effect / _away_from_zero(slope)) @ self.axes)
+
+    def latent_scale(self) -> Tensor:
+        """Standard deviation of each latent gene over the training cells, from the slope of its encoder (m,)."""
+        return _away_from_zero(line_of(self.encoder).slope).abs() * self.feature_sd
+
+    @torch.no_grad()
+    def standardised_graph(self) -> np.ndarray:
+        """Weights (T, m) per standard deviation of source and target."""
+        scale = self.latent_scale()
+        return (self.graph.matrix() * (scale[self.graph.regulators][:, None] / scale)).cpu().numpy()
 
     # ------------------------------------------------------------------ response
 
@@ -255,6 +268,20 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
 
     # ------------------------------------------------------------------ loss
 
+    @property
+    def integrates_noise(self) -> bool:
+        """Whether the expectation over q(z|x) is taken in closed form (Gaussian, decoder affine) and not by a draw."""
+        return self.gene_likelihood == "gaussian" and isinstance(self.decoder, AffineMap)
+
+    def log_likelihood(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Expected log-likelihood of each cell, (n,), without constants."""
+        if self.gene_likelihood != "gaussian":
+            return count_log_likelihood(x, mean, self.spread, self.dropout_logit)
+        extra = None
+        if self.integrates_noise:  # bends are small beside the line, which carries the noise of z
+            extra = self.decoder.slope * self.decoder.slope * self.log_posterior_var.exp()
+        return gaussian(x, mean, self.spread, extra)
+
     def loss(
         self,
         tensors: dict[str, Tensor],
@@ -275,8 +302,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         """
         out = inference_outputs
         x, dose = tensors[REGISTRY_KEYS.X_KEY], self._get_inference_input(tensors)["dose"]
-        log_p = log_likelihood(self.gene_likelihood, x, generative_outputs["mean"], self.spread, self.dropout_logit)
-        reconstruction = -log_p.sum(1) * self.per_gene
+        reconstruction = -self.log_likelihood(x, generative_outputs["mean"]) * self.per_gene
         kl = (self.kl_genes(out) + self.kl_domains(out, tensors, dose)) * self.per_gene
         terms = self.weighted_terms(out, tensors, dose)
         loss = (reconstruction + kl_weight * kl).mean() + sum(terms.values(), reconstruction.new_zeros(()))

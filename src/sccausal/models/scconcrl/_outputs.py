@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
 from sccausal._compat import state_registry
 from sccausal._docs import docs
-from sccausal._errors import NotSupportedError, SetupError, unknown_name
+from sccausal._errors import NotSupportedError, unknown_name
 from sccausal.data import KEYS
 from sccausal.grn import Network
 from sccausal.models._cells import registered
+from sccausal.nn.graph import dag_threshold
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from sccausal.models._base import CausalModel
+
 
 class OutputsMixin:
     """Outputs of :class:`~sccausal.models.ScConCRL`."""
+
+    if TYPE_CHECKING:  # the attributes are those of the class this is a part of
+
+        def __getattr__(self, name: str) -> Any: ...
 
     # ------------------------------------------------------------------ perturbation
 
@@ -54,7 +63,7 @@ class OutputsMixin:
         before, after = module.decode(out["h"], out["library"]), module.decode(moved, out["library"])
         if module.gene_likelihood == "gaussian":
             # the residual of the cell is kept: what the model does not explain is not changed by the intervention
-            return (x + after - before).clamp_min(float(x.min().clamp_max(0)))
+            return x + after - before
         return _move_counts(x, before, after, torch.exp(module.spread), sample)
 
     def _condition_shift(self, out: dict[str, Tensor], dose: Tensor) -> Tensor:
@@ -65,6 +74,188 @@ class OutputsMixin:
         if not bool(dose.any()):
             return torch.zeros_like(out["nb_mean"])
         return F.pad(module.response(dose) - out["nb_mean"][:, k:], (k, 0))
+
+    # ------------------------------------------------------------------ expression
+
+    @torch.inference_mode()
+    @docs.dedent
+    def get_normalized_expression(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        batch: str | None = None,
+        condition: str | None = None,
+        library_size: float = 1e4,
+        residual: float = 0.0,
+        batch_size: int | None = None,
+        return_numpy: bool = False,
+    ) -> pd.DataFrame | np.ndarray:
+        """Expression as the model explains it, with the batch taken out or set: integration in molecular space.
+
+        Parameters
+        ----------
+        %(query_adata)s Batches may be new: their latent is inferred from the cells.
+        %(indices)s
+        batch
+            ``None`` integrates: the batch latent of each cell is set to its average over the batches of training.
+            A batch of training renders all cells as if measured there; ``"own"`` leaves each cell in its batch.
+        condition
+            Intervention to render the cells under, as in ``model.perturbation.predict``; ``None`` leaves their own.
+        library_size
+            Sum of each cell's expression for count likelihoods; Gaussian models answer in the unit of the data.
+        residual
+            Share of what the model does not explain of a cell that is added back, 0..1 (Gaussian only).
+        %(batch_size)s
+        return_numpy
+            Give an array instead of a DataFrame.
+
+        Returns
+        -------
+        Cells x genes.
+        """
+        self._check_if_trained(warn=False)
+        module = self.module
+        module.eval()
+        target = self._batch_latent(batch)
+        dose = None if condition is None else torch.as_tensor(self.codec.parse(condition), device=module.mean.device)
+        parts = []
+        with registered(cast("CausalModel", self), adata, as_control=True) as cells:
+            rows = np.arange(cells.n_obs) if indices is None else np.asarray(indices)
+            names = cells.obs_names[rows]
+            for tensors in self._make_data_loader(cells, indices=rows, batch_size=batch_size):
+                parts.append(self._rendered(tensors, target, dose, library_size, residual).cpu().numpy())
+        values = np.concatenate(parts)
+        if return_numpy:
+            return values
+        return pd.DataFrame(values, index=names, columns=[str(g) for g in self.get_var_names()])
+
+    def _batch_latent(self, batch: str | None) -> Tensor | None:
+        module = self.module
+        if not module.n_batch_latent or batch == "own":
+            return None
+        if batch is None:
+            return module.average_batch()
+        known = [str(b) for b in state_registry(self.registry_, KEYS.BATCH)["categorical_mapping"]]
+        if str(batch) not in known:
+            raise unknown_name("batch", str(batch), known, "the batches of training")
+        return module.batch_prior.mean[known.index(str(batch))]
+
+    def _rendered(
+        self, tensors: dict[str, Tensor], batch: Tensor | None, dose: Tensor | None, library: float, residual: float
+    ) -> Tensor:
+        module = self.module
+        out = module.inference(**module._get_inference_input(tensors))
+        shift = torch.zeros_like(out["nb_mean"])
+        if batch is not None:
+            shift[:, : module.n_batch_latent] = batch - out["nb_mean"][:, : module.n_batch_latent]
+        if dose is not None:
+            shift = shift + self._condition_shift(out, dose.expand(len(shift), -1))
+        rendered = module.decode(out["h"] + shift @ module.total_effect, library)
+        if residual and module.gene_likelihood == "gaussian":
+            rest = tensors[KEYS.X].to(rendered.device) - module.decode(out["h"], library)
+            rendered = rendered + residual * rest
+        return rendered
+
+    # ------------------------------------------------------------------ network
+
+    def _network(self, *, prune: bool | None = None, standardise: bool = True) -> Network:
+        """Network of the genes, from ``A_xx``.
+
+        Parameters
+        ----------
+        prune
+            Cut cycles: edges that lie on a cycle go, up to the smallest weight at which none is left. Default: only if
+            the model was trained with an acyclicity constraint.
+        standardise
+            Weights per standard deviation of source and target.
+        """
+        module = self.module
+        if not module.is_gene_wise:
+            raise NotSupportedError(
+                "With encoder='dense' or decoder='dense' a latent variable mixes genes, so A_xx is no gene network. "
+                "Use 'affine' or 'genewise', or sccausal.tl.structure."
+            )
+        weight = module.graph.matrix().detach().cpu().numpy().copy()
+        threshold = 0.0
+        if prune if prune is not None else module.acyclicity is not None:
+            threshold = _cut_cycles(weight, module.graph.regulators.cpu().numpy())
+        scale = module.latent_scale().detach().cpu().numpy() if standardise else np.ones(module.n_genes)
+        sources = module.graph.regulators.cpu().numpy()
+        weight *= scale[sources][:, None] / scale
+        genes = [str(g) for g in self.get_var_names()]
+        metadata = {
+            "units": "standard deviations" if standardise else "latent units",
+            "acyclicity": module.acyclicity,
+            "constraint": float(module.constraint()),
+            "threshold": threshold,
+        }
+        extra: dict[str, Any] = {}
+        if self.ensemble_ is not None:
+            kept = weight != 0
+            # rank by the mean of |A| over runs, signed by the mean weight
+            weight = np.sign(self.ensemble_["mean"]) * self.ensemble_["mean_abs"] * kept
+            extra = {"stability": self.ensemble_["stability"]}
+            metadata["n_runs"] = int(self.ensemble_["n_runs"])
+        return Network.from_matrix(
+            weight,
+            genes,
+            None if module.graph.is_square else [genes[i] for i in sources],
+            metadata=metadata,
+            extra=extra,
+        )
+
+    # ------------------------------------------------------------------ domains
+
+    def get_domain_effects(self, *, total: bool = False) -> pd.DataFrame:
+        """Edges from the domain latents to the genes, ``A_xb``.
+
+        The paper reads key genes off ``|A_xb|``. The slope of the decoder is not in it, so sizes do not compare between
+        genes; :func:`sccausal.tl.key_genes` scores the decoded shift instead.
+
+        Parameters
+        ----------
+        total
+            With what reaches a gene through others, ``A_xb (I - A_xx)^-1``.
+
+        Returns
+        -------
+        Latents (``batch_0``, ..., ``condition_0``, ...) x genes. The norm of a column over the rows of one block is the
+        score of the paper for several latents.
+        """
+        module = self.module
+        values = module.total_effect if total else module.domain_loading.detach()
+        k = module.n_batch_latent
+        rows = [f"batch_{i}" for i in range(k)] + [f"condition_{i}" for i in range(module.n_condition_latent)]
+        return pd.DataFrame(values.cpu().numpy(), index=rows, columns=[str(g) for g in self.get_var_names()])
+
+
+def combine_graphs(graphs: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Mean, mean size and stability of the weights over runs.
+
+    An edge is held by a run if it is non-zero, has the sign of the mean, and is among the run's strongest: as many as
+    a hundredth of all edges, or all non-zero ones if they are fewer.
+    """
+    stack = np.stack(graphs)
+    mean = stack.mean(0)
+    n_top = max(1, mean.size // 100)
+    held = np.zeros_like(mean)
+    for graph in stack:
+        size = np.abs(graph)
+        cut = np.partition(size.ravel(), -n_top)[-n_top]
+        held += (size >= cut) & (size > 0) & (np.sign(graph) == np.sign(mean))
+    return {"mean": mean, "mean_abs": np.abs(stack).mean(0), "stability": held / len(stack), "n_runs": len(stack)}
+
+
+def _cut_cycles(weight: np.ndarray, regulators: np.ndarray) -> float:
+    """Zero, in place, edges on cycles up to the smallest weight that leaves none; the weight is returned."""
+    block = weight[:, regulators]
+    _, component = connected_components(csr_matrix(block != 0), directed=True, connection="strong")
+    inside = component[:, None] == component[None, :]
+    threshold = dag_threshold(np.where(inside, block, 0.0))
+    block[inside & (np.abs(block) <= threshold)] = 0
+    weight[:, regulators] = block
+    return threshold
 
 
 def _move_counts(x: Tensor, before: Tensor, after: Tensor, theta: Tensor, sample: bool) -> Tensor:

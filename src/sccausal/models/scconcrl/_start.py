@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sccausal.models.scconcrl._components import line_of
 from sccausal.models.scconcrl._shrinkage import shrunken_response
 from sccausal.models.scconcrl._statistics import Populations, TrainingStatistics
 
@@ -27,11 +28,15 @@ class PopulationTargets(NamedTuple):
 
     def take(self, rows: Tensor) -> PopulationTargets:
         """Some of the rows."""
-        return PopulationTargets(*(t[rows] for t in self[:-1]), self.noise)
+        return PopulationTargets(**{k: v if k == "noise" else v[rows] for k, v in self._asdict().items()})
 
 
 class StartMixin:
     """Initialisation of :class:`~sccausal.models.scconcrl._module.ScConCRLModule` from the training cells."""
+
+    if TYPE_CHECKING:  # the attributes are those of the class this is a part of
+
+        def __getattr__(self, name: str) -> Any: ...
 
     populations: PopulationTargets | None = None
     _response_start: dict[str, Tensor]
@@ -67,12 +72,13 @@ class StartMixin:
     def _set_buffers(self, s: TrainingStatistics) -> None:
         self.mean.copy_(self._tensor(s.mean))
         self.scale.copy_(self._tensor(s.scale))
+        self.feature_sd.copy_(self._tensor(s.sd / s.scale).clamp_min(1e-3))
         self.batch_effect.copy_(self._tensor(s.batch_effect / s.scale))
         self.target_effect.copy_(self._tensor(s.target_effect / s.scale))
         self.axes.copy_(self._tensor(s.axes))
 
     def _start_gene_maps(self, s: TrainingStatistics) -> None:
-        line = getattr(self.decoder, "line", self.decoder)
+        line = line_of(self.decoder)
         if self.gene_likelihood == "gaussian":
             line.slope.copy_(self.scale)
             line.intercept.copy_(self.mean)
@@ -90,8 +96,7 @@ class StartMixin:
         self.batch_prior.mean.copy_(scores)
 
     def _start_response(self, rows: Populations, kind: str) -> None:
-        slope_out = getattr(self.decoder, "line", self.decoder).slope if self.gene_likelihood == "gaussian" else None
-        unit = self.scale if slope_out is None else slope_out
+        unit = line_of(self.decoder).slope if self.gene_likelihood == "gaussian" else self.scale
         maps = torch.zeros(self.n_targets, 1 + self.n_state, self.n_genes, device=unit.device)
         for t in range(self.n_targets):
             mine = (rows.dose[:, t] != 0) & ((rows.dose != 0).sum(1) == 1)
@@ -102,7 +107,7 @@ class StartMixin:
             if kind == "mean":
                 maps[t, 0] = self._tensor(np.average(change, axis=0, weights=rows.weight[mine])) / unit
                 continue
-            fit = shrunken_response(change, variance, rows.state[mine])
+            fit = shrunken_response(change, variance, rows.state[mine], weight=rows.weight[mine])
             maps[t, 0] = self._tensor(fit.level) / unit
             maps[t, 1:] = self._tensor(fit.slope) / unit
         # components are ranked by their size in expression, weighted by how far states reach

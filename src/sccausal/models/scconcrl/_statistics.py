@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -58,8 +59,10 @@ class TrainingStatistics:
 
     Attributes
     ----------
-    mean, scale
+    mean, sd
         Mean and standard deviation of each gene (m,).
+    scale
+        What standardises a gene: its standard deviation and a floor (m,).
     batch_effect
         Mean offset of each batch (B, m), weighted mean zero.
     target_effect
@@ -73,6 +76,7 @@ class TrainingStatistics:
     """
 
     mean: np.ndarray
+    sd: np.ndarray
     scale: np.ndarray
     batch_effect: np.ndarray
     target_effect: np.ndarray
@@ -94,11 +98,23 @@ class _Groups:
     var: np.ndarray
 
 
+@dataclass
+class _Domains:
+    mean: np.ndarray
+    scale: np.ndarray
+    batch_effect: np.ndarray
+    target_effect: np.ndarray
+
+    def centred(self, features: np.ndarray, batch: np.ndarray, dose: np.ndarray) -> np.ndarray:
+        """Standardised features without the offset of batch and intervention."""
+        return (features - self.mean - self.batch_effect[batch] - dose @ self.target_effect) / self.scale
+
+
 def feature_chunks(X: np.ndarray | sparse.spmatrix, log_counts: bool, size: int = 4096) -> Iterable[np.ndarray]:
     """Dense features of consecutive cells: the matrix itself, or log1p of counts at 1e4 per cell."""
     for start in range(0, X.shape[0], size):
-        block = X[start : start + size]
-        block = (block.toarray() if sparse.issparse(block) else np.asarray(block)).astype(np.float32)
+        part: Any = X[start : start + size]
+        block = (part.toarray() if sparse.issparse(part) else np.asarray(part)).astype(np.float32)
         if log_counts:
             block = np.log1p(1e4 * block / np.maximum(block.sum(1, keepdims=True), 1e-8))
         yield block
@@ -143,21 +159,22 @@ def training_statistics(
     groups = _group(X, first, batch, dose, intervention, log_counts)
     natural = _group(X, first, batch, dose, intervention, log_counts, natural=True) if log_counts else groups
     rate = (natural.n @ natural.mean) / natural.n.sum()
-    mean, scale = _moments(groups)
+    mean, sd, scale = _moments(groups)
     batch_effect, target_effect = _domain_effects(groups, n_batch)
-    axes = _axes(X, batch, dose, mean, scale, batch_effect, target_effect, n_state, log_counts, seed)
+    domains = _Domains(mean, scale, batch_effect, target_effect)
+    axes = _axes(X, batch, dose, groups, domains, n_state, log_counts, seed)
     if not dose.shape[1]:
-        return TrainingStatistics(mean, scale, batch_effect, target_effect, axes, None, [], rate)
+        return TrainingStatistics(mean, sd, scale, batch_effect, target_effect, axes, None, [], rate)
     if stratum is None:
-        state = _states(X, batch, dose, mean, scale, batch_effect, target_effect, axes, log_counts)
+        state = _states(X, batch, dose, domains, axes, log_counts)
         first = _cluster(state, seed)
         groups = _group(X, first, batch, dose, intervention, log_counts)
         if log_counts:
             natural = _group(X, first, batch, dose, intervention, log_counts, natural=True)
-    populations, unmatched = _populations(groups, mean, scale, batch_effect, axes)
+    populations, unmatched = _populations(groups, domains, axes)
     if populations is not None and log_counts:
         populations = _on_log_of_means(populations, groups, natural)
-    return TrainingStatistics(mean, scale, batch_effect, target_effect, axes, populations, unmatched, rate)
+    return TrainingStatistics(mean, sd, scale, batch_effect, target_effect, axes, populations, unmatched, rate)
 
 
 def _group(
@@ -188,13 +205,13 @@ def _group(
     return _Groups(stratum[first], np.asarray(batch)[first], np.asarray(dose)[first], n, mean, var)
 
 
-def _moments(groups: _Groups) -> tuple[np.ndarray, np.ndarray]:
+def _moments(groups: _Groups) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     share = (groups.n / groups.n.sum())[:, None]
     mean = (share * groups.mean).sum(0)
     var = (share * (groups.var + (groups.mean - mean) ** 2)).sum(0)
     # a gene that hardly varies must not be blown up by standardising
-    scale = np.sqrt(np.maximum(var, 1e-4)) + 0.05 * np.sqrt(np.maximum(var, 0).max())
-    return mean, scale
+    sd = np.sqrt(np.maximum(var, 0))
+    return mean, sd, np.maximum(sd, 1e-2) + 0.05 * sd.max()
 
 
 def _domain_effects(groups: _Groups, n_batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -213,45 +230,53 @@ def _axes(
     X: np.ndarray | sparse.spmatrix,
     batch: np.ndarray,
     dose: np.ndarray,
-    mean: np.ndarray,
-    scale: np.ndarray,
-    batch_effect: np.ndarray,
-    target_effect: np.ndarray,
+    groups: _Groups,
+    domains: _Domains,
     n_state: int,
     log_counts: bool,
     seed: int,
 ) -> np.ndarray:
+    """Axes of the state: first those between the strata, then the main axes within them."""
     from sklearn.utils.extmath import randomized_svd
 
-    n = X.shape[0]
-    rows = np.sort(np.random.default_rng(seed).permutation(n)[:_MAX_FOR_AXES])
+    rows = np.sort(np.random.default_rng(seed).permutation(X.shape[0])[:_MAX_FOR_AXES])
     features = np.vstack(list(feature_chunks(X[rows], log_counts)))
-    features -= mean + batch_effect[batch[rows]] + dose[rows] @ target_effect
-    features /= scale
+    features = domains.centred(features, batch[rows], dose[rows])
     features -= features.mean(0)
-    d = min(n_state, *features.shape)
-    _, values, axes = randomized_svd(features, n_components=d, random_state=seed)
-    out = np.zeros((n_state, X.shape[1]))
-    out[:d] = axes / max(values[0] / np.sqrt(len(rows)), 1e-8)
-    return out.T
+    between = _between(groups, domains, n_state)
+    features -= (features @ between.T) @ between
+    d = min(n_state - len(between), *features.shape)
+    _, values, within = randomized_svd(features, n_components=max(d, 1), random_state=seed)
+    axes = np.vstack([between, within[:d]])
+    size = max(values[0] / np.sqrt(len(rows)), 1e-8)
+    out = np.zeros((X.shape[1], n_state))
+    out[:, : len(axes)] = axes.T / size
+    return out
+
+
+def _between(groups: _Groups, domains: _Domains, n_state: int) -> np.ndarray:
+    strata, stratum = np.unique(groups.stratum, return_inverse=True)
+    if len(strata) < 2:
+        return np.zeros((0, groups.mean.shape[1]))
+    member = np.eye(len(strata))[stratum] * groups.n[:, None]
+    centred = domains.centred(groups.mean, groups.batch, groups.dose)
+    means = (member.T @ centred) / member.sum(0)[:, None]
+    _, values, axes = np.linalg.svd(means - means.mean(0), full_matrices=False)
+    return axes[: min(int((values > 1e-6 * values[0]).sum()), n_state - 1)]
 
 
 def _states(
     X: np.ndarray | sparse.spmatrix,
     batch: np.ndarray,
     dose: np.ndarray,
-    mean: np.ndarray,
-    scale: np.ndarray,
-    batch_effect: np.ndarray,
-    target_effect: np.ndarray,
+    domains: _Domains,
     axes: np.ndarray,
     log_counts: bool,
 ) -> np.ndarray:
     out, start = np.empty((X.shape[0], axes.shape[1])), 0
     for block in feature_chunks(X, log_counts):
         rows = slice(start, start + len(block))
-        centred = block - mean - batch_effect[batch[rows]] - dose[rows] @ target_effect
-        out[rows] = (centred / scale) @ axes
+        out[rows] = domains.centred(block, batch[rows], dose[rows]) @ axes
         start += len(block)
     return out
 
@@ -265,9 +290,9 @@ def _cluster(state: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _populations(
-    groups: _Groups, mean: np.ndarray, scale: np.ndarray, batch_effect: np.ndarray, axes: np.ndarray
+    groups: _Groups, domains: _Domains, axes: np.ndarray
 ) -> tuple[Populations | None, list[tuple[int, int]]]:
-    is_control = ~groups.dose.any(1)
+    is_control: np.ndarray = np.abs(groups.dose).sum(axis=1) == 0
     control = {(s, b): i for i, (s, b) in enumerate(zip(groups.stratum, groups.batch, strict=True)) if is_control[i]}
     # the variance of a gene in a handful of cells is drawn towards its variance everywhere
     pooled = (groups.n[:, None] * groups.var).sum(0) / groups.n.sum()
@@ -286,10 +311,10 @@ def _populations(
     if not treated:
         return None, unmatched
     n1, n0 = groups.n[treated], groups.n[matched]
-    centred = groups.mean[matched] - mean - batch_effect[groups.batch[matched]]
+    centred = domains.centred(groups.mean[matched], groups.batch[matched], groups.dose[matched])
     populations = Populations(
         dose=groups.dose[treated],
-        state=(centred / scale) @ axes,
+        state=centred @ axes,
         control=groups.mean[matched],
         change=groups.mean[treated] - groups.mean[matched],
         variance=var[treated] / n1[:, None] + var[matched] / n0[:, None],

@@ -21,9 +21,14 @@ _MAX_ROWS = 64
 class TermsMixin:
     """KL, auxiliary losses and training hooks of :class:`~sccausal.models.scconcrl._module.ScConCRLModule`."""
 
+    if TYPE_CHECKING:  # the attributes are those of the class this is a part of
+
+        def __getattr__(self, name: str) -> Any: ...
+
     graph: Any
     populations: PopulationTargets | None
     _factorisation: SEMFactorisation | None = None
+    _step: int = 0
 
     # ------------------------------------------------------------------ KL, in closed form
 
@@ -33,14 +38,16 @@ class TermsMixin:
         The prior of z is the push-forward of :math:`n^x \sim N(0, \sigma^2)` through the SEM, so its log-density is
         that of the exogenous part plus :math:`\log|\det(I - A)|` (zero for a DAG).
         """
-        A = self.graph.matrix()
+        A, nx = out["A"], out["nx"]
         log_s2, log_sigma2 = self.log_posterior_var, self.log_exogenous_var
-        s2 = log_s2.exp()
-        noise = s2 + s2[self.graph.regulators] @ A.square()
-        second = out["nx"].square() + noise
+        s2, precision = log_s2.exp(), torch.exp(-log_sigma2)
+        noise = s2 + s2[self.graph.regulators] @ (A * A)
+        # sums over genes are taken as products with the precisions: no further (n, m) tensors
+        second = (nx * nx) @ precision + noise @ precision
         if self.n_domain:
-            second = second + out["nb_var"] @ self.domain_loading.square()
-        kl = 0.5 * (second @ torch.exp(-log_sigma2) + (log_sigma2 - log_s2 - 1).sum())
+            loading = self.domain_loading
+            second = second + out["nb_var"] @ ((loading * loading) @ precision)
+        kl = 0.5 * (second + (log_sigma2 - log_s2 - 1).sum())
         return kl - self._log_det()
 
     def _log_det(self) -> Tensor:
@@ -77,7 +84,7 @@ class TermsMixin:
             terms[f"{domain}_discriminator"] = discriminator
             terms[f"{domain}_adversary"] = weight * encoder
         if self.guide_weight > 0:
-            terms["guide"] = self.guide_weight * self._guide(out["features"], tensors, dose)
+            terms["guide"] = self.guide_weight * self._guide(out, tensors, dose)
         if self.sparsity == "frobenius" and self.sparsity_weight > 0:
             terms["sparsity"] = self.sparsity_weight * self.graph.matrix().square().sum() * self.per_gene
         if self.acyclicity is not None and self.training and self._is_structure_step():
@@ -98,14 +105,16 @@ class TermsMixin:
         net, weights = getattr(self, f"{domain}_discriminator"), getattr(self, f"{domain}_weights")
         return adversarial_losses(net, nx, target, weights, self.adversary)
 
-    def _guide(self, features: Tensor, tensors: dict[str, Tensor], dose: Tensor) -> Tensor:
+    def _guide(self, out: dict[str, Tensor], tensors: dict[str, Tensor], dose: Tensor) -> Tensor:
         # L_u: expression regressed on its regulators by the graph itself
+        features = out["features"]
         if self.guide_input == "centred":
             offset = self.batch_effect[tensors[KEYS.BATCH].long().reshape(-1)]
             if self.n_targets:
                 offset = offset + dose @ self.target_effect
             features = features - offset
-        return self.graph.exogenous(features).square().sum(1).mean() * self.per_gene
+        rest = features - (features if self.graph.is_square else features[:, self.graph.regulators]) @ out["A"]
+        return (rest * rest).sum() / len(rest) * self.per_gene
 
     def _population(self) -> Tensor:
         """Squared error of the predicted mean changes, in units of the noise of a cell."""
