@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -67,12 +68,16 @@ def test_two_processes_train_one_model(tmp_path, plan):
         enable_progress_bar=False, check_val_every_n_epoch=1, checkpoint_dir=out + "/resume",
         plan_kwargs={{"lr": 1e-2, "lagrangian_every": 1}},
     )
-    torch.save(weights(model), f"{{out}}/weights{{rank}}.pt")
+    torch.save(weights(model), f"{{out}}/partial{{rank}}")
+    os.replace(f"{{out}}/partial{{rank}}", f"{{out}}/weights{{rank}}.pt")
     if rank == 0:
         history = {{k: v.iloc[:, 0].astype(float).tolist() for k, v in model.history.items()}}
         json.dump(history, open(out + "/history.json", "w"))
     """
     run(script(tmp_path, body))
+    waited = time.monotonic() + 30  # the second process ends by itself, later than the one that was started here
+    while not (tmp_path / "weights1.pt").exists() and time.monotonic() < waited:
+        time.sleep(0.1)
     first, second = (torch.load(tmp_path / f"weights{rank}.pt") for rank in (0, 1))
     # weights, multipliers and moving averages
     assert torch.equal(first, second)

@@ -74,7 +74,7 @@ class CausalTrainRunner(TrainRunner):
         model, data = self.model, self.data_splitter
         before = set(model.history_ or ())
         self._update_history()
-        if isinstance(model.history_, dict):
+        if self.trainer.is_global_zero and isinstance(model.history_, dict):
             # a later run may log what the first did not, such as validation
             new = getattr(self.trainer.logger, "history", None) or {}
             model.history_ |= {k: v.copy() for k, v in new.items() if k not in before}
