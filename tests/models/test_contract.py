@@ -292,10 +292,10 @@ def test_evaluate_puts_rules_and_ceiling_beside_the_model(case, trained):
     label = case.best if case.combines else case.pair[0]
     true = trained.adata[np.isin(labels_of(trained), [label, case.setup["control"]])]
     table = trained.perturbation.evaluate(plain(true.copy()), baselines=["NoChange", "PerturbedMean"])
-    assert {type(trained).__name__, "no_change"} < set(table["method"])
+    assert {type(trained).__name__, "no change"} < set(table["method"])
     error = table[table["metric"] == "nmse_top"].groupby("method")["value"].mean()
-    assert error[type(trained).__name__] < error["no_change"]
-    assert error["duplicate"] < error["no_change"]
+    assert error[type(trained).__name__] < error["no change"]
+    assert error["duplicate"] < error["no change"]
 
 
 # 5. network --------------------------------------------------------------------------------------------------------

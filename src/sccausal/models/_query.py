@@ -124,8 +124,16 @@ def training_rows_only(model: Any) -> Iterator[None]:
             mask = torch.ones_like(parameter)
             mask[_block(query["old_shapes"][name])] = 0
             handles.append(parameter.register_hook(lambda g, mask=mask: g * mask.to(g.device)))
-    # weight decay moves rows that get no gradient, and a proximal step the graph
-    handles.append(module.register_forward_pre_hook(lambda m, _: _restore(m, query, snapshot, free, at_end=False)))
+    started = False
+
+    def keep(module: nn.Module, _: Any) -> None:
+        # a model may start its parameters from the data; later, weight decay moves rows that get no gradient, and a
+        # proximal step the graph
+        nonlocal started
+        _restore(module, query, snapshot, free, everything=not started)
+        started = True
+
+    handles.append(module.register_forward_pre_hook(keep))
     # the history of the query starts afresh, but the model stays usable if training fails
     model.is_trained_ = model.history_ is not None
     try:
@@ -134,7 +142,7 @@ def training_rows_only(model: Any) -> Iterator[None]:
         model.is_trained_ = True
         for handle in handles:
             handle.remove()
-        _restore(module, query, snapshot, free, at_end=True)
+        _restore(module, query, snapshot, free, everything=True)
 
 
 def _free_parameters(module: nn.Module, query: dict[str, Any]) -> dict[str, bool]:
@@ -151,14 +159,16 @@ def _block(old_shape: list[int]) -> tuple[slice, ...]:
 
 @torch.no_grad()
 def _restore(
-    module: nn.Module, query: dict[str, Any], snapshot: dict[str, torch.Tensor], free: dict[str, bool], at_end: bool
+    module: nn.Module, query: dict[str, Any], snapshot: dict[str, torch.Tensor], free: dict[str, bool], everything: bool
 ) -> None:
-    """Put back what must not move: between steps what an optimizer could have moved, at the end buffers too."""
+    """Put back what must not move: what an optimizer could have moved, or ``everything``, buffers included."""
     fixed = graph_parameters(module)
     for name, value in module.state_dict().items():
-        if name in free and free[name]:
+        if name not in snapshot or snapshot[name].shape != value.shape:
+            continue
+        if free.get(name):
             if name in query["old_shapes"] and not query["unfrozen"]:
                 block = _block(query["old_shapes"][name])
                 value[block] = snapshot[name][block].to(value.device)
-        elif name in fixed or (at_end and not (query["unfrozen"] and name not in free)):
+        elif name in fixed or (everything and not (query["unfrozen"] and name not in free)):
             value.copy_(snapshot[name].to(value.device))
