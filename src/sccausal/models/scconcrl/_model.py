@@ -19,6 +19,7 @@ from sccausal._docs import docs
 from sccausal._errors import SetupError, unknown_name
 from sccausal.data import KEYS, check_matrix
 from sccausal.models._base import CausalModel
+from sccausal.models.scconcrl._assumptions import assumptions
 from sccausal.models.scconcrl._components import GeneMap
 from sccausal.models.scconcrl._likelihood import Likelihood
 from sccausal.models.scconcrl._module import ScConCRLModule
@@ -318,4 +319,6 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         return {"nx": out["nx"], "z": out["h"], "nb": out["nb_mean"], "state": out["state"]}[representation]
 
     def _assumptions(self) -> list[Check]:
-        return []
+        if self.adata is None:
+            raise SetupError("The report needs cells; load the model with `adata`.")
+        return assumptions(self)
