@@ -60,6 +60,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         sparsity: Literal["l1", "frobenius"] = "l1",
         response: Literal["state", "paper"] = "state",
         response_start: Literal["shrinkage", "mean", "zero"] = "shrinkage",
+        graph_start: Literal["ridge", "random"] = "ridge",
         adversary: Literal["confusion", "reversal"] = "confusion",
         batch_adversary_weight: float = 1.0,
         condition_adversary_weight: float = 0.0,
@@ -73,7 +74,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     ) -> None:
         super().__init__(adata, registry)
         genes = [str(g) for g in self.get_var_names()] if adata is not None else self._registry_genes()
-        self.response_start_ = response_start
+        self.response_start_, self.graph_start_ = response_start, graph_start
         self.ensemble_: dict[str, Any] | None = None
         if gene_likelihood != "gaussian" and adata is not None:
             check_matrix(self.adata, self.registry_["setup_args"].get("layer"), True)
@@ -227,7 +228,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
             )
         elif statistics.unmatched:
             logger.info("%d population(s) without enough control cells are left out.", len(statistics.unmatched))
-        self.module.start(statistics, response_start=self.response_start_)
+        self.module.start(statistics, response_start=self.response_start_, graph_start=self.graph_start_)
 
     def train(  # type: ignore[override]
         self,

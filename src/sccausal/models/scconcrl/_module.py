@@ -101,9 +101,11 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         self._step: int = 0
         register_lagrangian_buffers(self)
         # domains
-        self.domain_loading = nn.Parameter(torch.randn(self.n_domain, n_genes) / max(n_genes, 1) ** 0.5)
         if self.n_domain:
+            self.domain_loading = nn.Parameter(torch.randn(self.n_domain, n_genes) / n_genes**0.5)
             self.domain_encoder = DomainEncoder(n_genes, self.n_domain, n_hidden=n_hidden, dropout=dropout)
+        else:
+            self.register_buffer("domain_loading", torch.zeros(0, n_genes), persistent=False)
         if n_batch > 1:
             self.batch_prior = DomainPrior(n_batch, self.n_batch_latent)
         if n_targets:
@@ -133,10 +135,10 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         self.register_buffer("scale", torch.ones(m))
         self.register_buffer("feature_sd", torch.ones(m))
         self.register_buffer("batch_effect", torch.zeros(self.n_batch, m))
-        self.register_buffer("target_effect", torch.zeros(self.n_targets, m))
+        self.register_buffer("target_effect", torch.zeros(self.n_targets, m), persistent=self.n_targets > 0)
         self.register_buffer("axes", torch.zeros(m, self.n_state))
-        self.register_buffer("total_effect", torch.zeros(self.n_domain, m))
-        self.register_buffer("state_effect", torch.zeros(self.n_domain, self.n_state))
+        self.register_buffer("total_effect", torch.zeros(self.n_domain, m), persistent=self.n_domain > 0)
+        self.register_buffer("state_effect", torch.zeros(self.n_domain, self.n_state), persistent=self.n_domain > 0)
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     # ------------------------------------------------------------------ inference

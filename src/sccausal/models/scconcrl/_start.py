@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,13 @@ from torch import Tensor
 
 from sccausal.models.scconcrl._components import line_of
 from sccausal.models.scconcrl._shrinkage import shrunken_response
-from sccausal.models.scconcrl._statistics import Populations, TrainingStatistics
+from sccausal.models.scconcrl._statistics import Populations, TrainingStatistics, ridge_graph
+from sccausal.nn.graph import acyclicity
 
 logger = logging.getLogger(__name__)
+
+_NOISE = 0.05
+_LOOP_GAIN = 0.8
 
 
 class PopulationTargets(NamedTuple):
@@ -42,7 +47,9 @@ class StartMixin:
     _response_start: dict[str, Tensor]
 
     @torch.no_grad()
-    def start(self, statistics: TrainingStatistics, *, response_start: str = "shrinkage") -> None:
+    def start(
+        self, statistics: TrainingStatistics, *, response_start: str = "shrinkage", graph_start: str = "ridge"
+    ) -> None:
         """Set buffers, and on the first call also the parameters, from the training cells.
 
         Parameters
@@ -51,11 +58,15 @@ class StartMixin:
             Statistics of the training cells.
         response_start
             ``"shrinkage"``: closed-form response that depends on the state; ``"mean"``: mean shift; ``"zero"``.
+        graph_start
+            ``"ridge"``: regression of each gene on the regulators; ``"random"``: weights of size 1 / (m - 1).
         """
         first = not bool(self.started)
         if first:
             self._set_buffers(statistics)
             self._start_gene_maps(statistics)
+            if graph_start == "ridge":
+                self._start_graph(statistics)
             if self.n_batch_latent:
                 self._start_batches()
         rows = statistics.populations
@@ -82,12 +93,30 @@ class StartMixin:
         if self.gene_likelihood == "gaussian":
             line.slope.copy_(self.scale)
             line.intercept.copy_(self.mean)
-            self.spread.copy_(torch.log(0.3 * self.scale.square()))
+            # the bound is tight where both noises are small and alike; wide ones would hide the graph at first
+            self.spread.copy_(torch.log(_NOISE * self.scale.square()))
+            self.log_posterior_var.fill_(math.log(_NOISE))
             return
         rate = self._tensor(np.maximum(s.rate, 1e-3))
         # d log(rate) / d log1p(rate), bounded for genes that are hardly seen
         line.slope.copy_(self.scale * ((1 + rate) / (rate + 0.5)))
         line.intercept.copy_(rate.log())
+
+    def _start_graph(self, s: TrainingStatistics) -> None:
+        regulators = self.graph.regulators.cpu().numpy()
+        weight = ridge_graph(s.correlation, regulators, s.n_used)
+        weight *= s.spread / s.spread[regulators][:, None]
+        self.graph.weight.copy_(self._tensor(weight))
+        # the regressions run both ways along each edge, which may amplify without end: keep the loop gain below 1
+        radius = float(acyclicity(self.graph.block().abs().sqrt(), "spectral"))
+        if radius > _LOOP_GAIN:
+            block = self.graph.block() * (_LOOP_GAIN / radius)
+            self.graph.weight.index_copy_(1, self.graph.regulators, block)
+        explained = self._tensor(
+            np.einsum("tm,tm->m", weight, (s.correlation * np.outer(s.spread, s.spread))[regulators])
+        )
+        left = (self._tensor(s.spread**2) - explained).clamp_min(0.05 * self._tensor(s.spread**2))
+        self.log_exogenous_var.copy_(left.log())
 
     def _start_batches(self) -> None:
         loadings, scores = _factors(self.batch_effect, self.n_batch_latent)

@@ -85,6 +85,12 @@ class TrainingStatistics:
     unmatched: list[tuple[int, int]]
     rate: np.ndarray
     """Mean expression of each gene on the natural scale, in units of 1e-4 of the cell (counts only) (m,)."""
+    correlation: np.ndarray
+    """Correlations of standardised, domain-centred features (m, m)."""
+    spread: np.ndarray
+    """Their standard deviations (m,)."""
+    n_used: int
+    """Cells behind the correlations."""
 
 
 @dataclass
@@ -162,9 +168,10 @@ def training_statistics(
     mean, sd, scale = _moments(groups)
     batch_effect, target_effect = _domain_effects(groups, n_batch)
     domains = _Domains(mean, scale, batch_effect, target_effect)
-    axes = _axes(X, batch, dose, groups, domains, n_state, log_counts, seed)
+    axes, correlation, spread, n_used = _axes(X, batch, dose, groups, domains, n_state, log_counts, seed)
+    graph = (correlation, spread, n_used)
     if not dose.shape[1]:
-        return TrainingStatistics(mean, sd, scale, batch_effect, target_effect, axes, None, [], rate)
+        return TrainingStatistics(mean, sd, scale, batch_effect, target_effect, axes, None, [], rate, *graph)
     if stratum is None:
         state = _states(X, batch, dose, domains, axes, log_counts)
         first = _cluster(state, seed)
@@ -174,7 +181,7 @@ def training_statistics(
     populations, unmatched = _populations(groups, domains, axes)
     if populations is not None and log_counts:
         populations = _on_log_of_means(populations, groups, natural)
-    return TrainingStatistics(mean, sd, scale, batch_effect, target_effect, axes, populations, unmatched, rate)
+    return TrainingStatistics(mean, sd, scale, batch_effect, target_effect, axes, populations, unmatched, rate, *graph)
 
 
 def _group(
@@ -235,14 +242,16 @@ def _axes(
     n_state: int,
     log_counts: bool,
     seed: int,
-) -> np.ndarray:
-    """Axes of the state: first those between the strata, then the main axes within them."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Axes of the state (first those between strata, then the main ones within), correlations and their spread."""
     from sklearn.utils.extmath import randomized_svd
 
     rows = np.sort(np.random.default_rng(seed).permutation(X.shape[0])[:_MAX_FOR_AXES])
     features = np.vstack(list(feature_chunks(X[rows], log_counts)))
     features = domains.centred(features, batch[rows], dose[rows])
     features -= features.mean(0)
+    sd = np.maximum(features.std(0), 1e-6)
+    correlation = (features.T @ features) / len(features) / np.outer(sd, sd)
     between = _between(groups, domains, n_state)
     features -= (features @ between.T) @ between
     d = min(n_state - len(between), *features.shape)
@@ -251,7 +260,36 @@ def _axes(
     size = max(values[0] / np.sqrt(len(rows)), 1e-8)
     out = np.zeros((X.shape[1], n_state))
     out[:, : len(axes)] = axes.T / size
-    return out
+    return out, correlation.astype(np.float64), sd, len(rows)
+
+
+def ridge_graph(correlation: np.ndarray, regulators: np.ndarray, n_cells: int) -> np.ndarray:
+    """Regression of every gene on all regulators but itself, by one inverse (T, m).
+
+    The correlations are shrunk to the identity by as much as their own noise asks for
+    :cite:p:`Schafer2005`; the coefficients follow from the precision of the regulators.
+
+    Parameters
+    ----------
+    correlation
+        Correlations of the genes (m, m).
+    regulators
+        Positions of the regulators (T,).
+    n_cells
+        Cells behind the correlations.
+    """
+    m = len(correlation)
+    off = correlation - np.diag(np.diag(correlation))
+    noise = ((1 - off**2) ** 2).sum() - m
+    share = float(np.clip(noise / max(n_cells - 1, 1) / max((off**2).sum(), 1e-12), 0.01, 0.99))
+    shrunk = (1 - share) * off
+    block = shrunk[np.ix_(regulators, regulators)] + np.eye(len(regulators))
+    precision = np.linalg.inv(block)
+    weight = precision @ shrunk[regulators]
+    # a regulator is regressed on the others: its own column of the precision says how
+    weight[:, regulators] = -precision / np.diag(precision)
+    weight[np.arange(len(regulators)), regulators] = 0.0
+    return weight
 
 
 def _between(groups: _Groups, domains: _Domains, n_state: int) -> np.ndarray:
