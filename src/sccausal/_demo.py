@@ -42,7 +42,7 @@ def run_demo(
     start = time.perf_counter()
     with quiet_libraries():
         known = open_folder(out, {"command": "demo", "seed": seed, "fast": fast}, overwrite)
-        with steps("Simulate cells of 5 types in 3 batches, half of them stimulated, with a known network"):
+        with steps("Simulate 6 cell types in 3 batches, half of the cells stimulated, with a known network"):
             adata = simulate(seed, fast)
             truth = adata.uns["truth"]
             steps.say(
@@ -72,14 +72,18 @@ def simulate(seed: int, fast: bool) -> AnnData:
     """Cells of the demo."""
     from sccausal import datasets
 
+    # strength and spread are such that, as in measured responses of blood cells to interferon, some hundred genes
+    # respond and the largest changes are by factors of three to ten
     return datasets.simulate_perturb_seq(
         n_cells=600 if fast else 4000,
-        n_genes=100 if fast else 500,
+        n_genes=100 if fast else 1000,
         n_targets=5 if fast else 20,
-        n_types=5,
+        n_types=6,
         n_batches=3,
         confounded=0.3,
         condition=True,
+        condition_strength=0.5,
+        type_response=0.25,
         seed=seed,
     )
 

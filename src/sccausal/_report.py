@@ -153,7 +153,8 @@ def identifiability(model: Any, out: Path, steps: Steps) -> None:
     if frame.empty:
         return
     frame.to_csv(out / "identifiability.csv", index=False)
-    steps.table(frame, "Assumptions of the method on these cells")
+    shown = [c for c in ("name", "verdict", "statistic") if c in frame]
+    steps.table(frame[shown], "Assumptions of the method on these cells; more in identifiability.csv")
 
 
 def embedding(model: Any, adata: AnnData, split: Split | None, settings: FitSettings, out: Path) -> None:

@@ -104,8 +104,9 @@ def _draw(ax: Axes, key: str, parts: Mapping[str, pd.Series]) -> None:
         ax.plot(values.index, values.to_numpy(), color=colours[part], lw=1.2, label=part or None,
                 marker="o" if len(values) < 3 else None, ms=3)  # fmt: skip
     pooled = np.concatenate([v.to_numpy() for v in parts.values()])
-    if key in _LOG and (pooled > 0).any():
-        ax.set_yscale("log" if (pooled > 0).all() else "symlog")
+    if key in _LOG and (pooled > 0).sum() > 1:
+        # rounding leaves zeros and tiny negative values, which have no place on the scale
+        ax.set_yscale("log", nonpositive="mask")
     tidy(ax, title=key, xlabel="epoch")
     if len(parts) > 1:
         ax.legend(fontsize=6.5, frameon=False, handlelength=1.2)
@@ -128,6 +129,8 @@ def _series(model: Any) -> dict[str, dict[str, pd.Series]]:
     return out
 
 
-def _default_keys(series: Mapping[str, Any]) -> list[str]:
-    known = [k for k in _FIRST if k in series]
-    return known + [k for k in series if k not in known]
+def _default_keys(series: Mapping[str, Mapping[str, pd.Series]]) -> list[str]:
+    """The most telling quantities first; those that never moved from zero are left out."""
+    moving = [k for k, parts in series.items() if any((v != 0).any() for v in parts.values())]
+    known = [k for k in _FIRST if k in moving]
+    return known + [k for k in moving if k not in known]
