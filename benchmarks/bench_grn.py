@@ -1,0 +1,118 @@
+"""Gene networks against known truth (B7): ScConCRL and `tl.structure` beside simple rules, GENIE3 and RegDiffusion.
+
+Settings of our methods are fixed on GSD and on simulations; mDC is run once. Every row shows the number of edges that
+were ranked, and the column-shuffled and node-degree nulls stand in the same table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scvi
+from _common import Results, clock, parser, show
+from scipy.stats import norm, rankdata
+from sklearn.ensemble import ExtraTreesRegressor
+
+import sccausal as scc
+from sccausal.grn import Network
+
+
+def rank_gaussian(x: np.ndarray) -> np.ndarray:
+    return norm.ppf(rankdata(x, axis=0) / (x.shape[0] + 1))
+
+
+def pearson(x: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(np.corrcoef(x, rowvar=False))
+
+
+def ridge_partial(x: np.ndarray, shrink: float = 0.1) -> np.ndarray:
+    """Partial correlation from a correlation matrix shrunk towards the identity."""
+    c = np.nan_to_num(np.corrcoef(rank_gaussian(x), rowvar=False))
+    np.fill_diagonal(c, 1.0)
+    p = np.linalg.inv((1 - shrink) * c + shrink * np.eye(len(c)))
+    d = np.sqrt(np.diag(p))
+    return -p / np.outer(d, d)
+
+
+def genie3(x: np.ndarray, regulators: np.ndarray, trees: int = 50, seed: int = 0) -> np.ndarray:
+    """Importance of each regulator in a forest per target (rows = sources)."""
+    z = (x - x.mean(0)) / (x.std(0) + 1e-8)
+    out = np.zeros((x.shape[1], x.shape[1]))
+    for j in range(x.shape[1]):
+        inputs = regulators[regulators != j]
+        forest = ExtraTreesRegressor(trees, max_features="sqrt", random_state=seed, n_jobs=2).fit(z[:, inputs], z[:, j])
+        out[inputs, j] = forest.feature_importances_
+    return out
+
+
+def regdiffusion(x: np.ndarray, seed: int = 0) -> np.ndarray:
+    import regdiffusion as rd
+
+    trainer = rd.RegDiffusionTrainer(x.astype(np.float32), device="cpu", seed=seed, n_steps=1000)
+    trainer.train()
+    return trainer.get_adj().T if getattr(trainer, "transposed", False) else np.asarray(trainer.get_adj())
+
+
+def scconcrl(adata: ad.AnnData, seed: int, domain: str | None = None, **kwargs) -> Network:
+    scvi.settings.seed = seed
+    adata = adata.copy()
+    scc.ScConCRL.setup_anndata(adata, batch_key=domain)
+    model = scc.ScConCRL(adata, **kwargs)
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    return model.grn.network()
+
+
+def load(data: Path) -> dict[str, tuple[ad.AnnData, dict[str, pd.DataFrame]]]:
+    gsd = sc.read_h5ad(data / "beeline/GSD/expression.h5ad")
+    mdc = sc.read_h5ad(data / "beeline/mDC/expression.h5ad")
+    nets = {n: pd.read_csv(data / f"beeline/mDC/{n}.csv") for n in ("string", "nonspecific", "specific")}
+    return {"GSD": (gsd, {"truth": pd.read_csv(data / "beeline/GSD/network.csv")}), "mDC": (mdc, nets)}
+
+
+def score(key: str, results: Results, net: Network, truths: dict[str, pd.DataFrame], **extra) -> None:
+    for name, truth in truths.items():
+        values = scc.metrics.graph_scores(net, truth)
+        results.add(f"{key}/{name}", truth=name, **extra, **dict(zip(values["metric"], values["value"], strict=True)))
+
+
+def run(args) -> Results:
+    results = Results(args.out)
+    for data_name, (adata, truths) in load(args.data).items():
+        x = np.asarray(adata.X.todense() if hasattr(adata.X, "todense") else adata.X, dtype=float)
+        genes = list(adata.var_names)
+        regulators = np.arange(x.shape[1])
+        rules: dict[str, Callable[[int], Network]] = {
+            "pearson": lambda s, x=x, g=genes: Network.from_matrix(pearson(x), g),
+            "ridge partial": lambda s, x=x, g=genes: Network.from_matrix(ridge_partial(x), g),
+            "GENIE3": lambda s, x=x, g=genes, r=regulators: Network.from_matrix(genie3(x, r, seed=s), g),
+            "tl.structure": lambda s, a=adata: scc.tl.structure(a),
+            "ScConCRL": lambda s, a=adata: scconcrl(a, s),
+        }
+        if not args.small:
+            rules["RegDiffusion"] = lambda s, x=x, g=genes: Network.from_matrix(regdiffusion(x, s), g)
+        for name, make in rules.items():
+            seeds = range(args.first_seed, args.first_seed + (args.seeds if name == "ScConCRL" else 1))
+            for seed in seeds:
+                key = f"{data_name}/{name}/{seed}"
+                if any(k.startswith(key + "/") for k in results.done):
+                    continue
+                with clock() as t:
+                    net = make(seed)
+                score(key, results, net, truths, data=data_name, method=name, seed=seed, seconds=t["seconds"])
+    return results
+
+
+def main() -> None:
+    args = parser(__doc__ or "", default_out="grn.jsonl").parse_args()
+    results = Results(args.out) if args.report else run(args)
+    frame = results.frame().drop(columns=["key", "seed"])
+    show(frame.groupby(["data", "truth", "method"], sort=False).mean(numeric_only=True), "Gene networks")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Integration of batches (B9): expression against expression, latent against latent, beside scVI and the raw data.
+
+Each batch is also once a query that the trained model has never seen; scVI's queries are mapped with scArches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scvi
+from _common import Results, clock, parser, show
+from scipy import sparse
+
+import sccausal as scc
+from sccausal import metrics
+
+
+def pancreas(data: Path) -> ad.AnnData:
+    """Two protocols; the celseq counts are restored from the transcript estimate n = -256 ln(1 - k / 256)."""
+    adata = sc.read_h5ad(data / "pancreas_two_batch.h5ad")
+    counts = sparse.csr_matrix(adata.layers["counts"]).tolil()
+    rows = np.flatnonzero(adata.obs["batch"] == "celseq")
+    celseq = sparse.csr_matrix(adata.layers["counts"])[rows].toarray()
+    counts[rows] = np.round(256 * (1 - np.exp(-celseq / 256)))
+    adata.layers["counts"] = counts.tocsr().astype(np.float32)
+    keep = np.asarray(adata.layers["counts"].sum(1)).ravel() > 0
+    adata = adata[keep].copy()
+    adata.X = adata.layers["counts"].copy()
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    sc.pp.highly_variable_genes(adata, n_top_genes=2000, batch_key="batch", subset=True)
+    return adata
+
+
+def blood(data: Path) -> ad.AnnData:
+    return sc.read_h5ad(data / "blood_dc_batch.h5ad")
+
+
+DATA = {
+    "pancreas": (pancreas, {"layer": "counts"}, {"gene_likelihood": "nb"}),
+    "blood_dc": (blood, {}, {"gene_likelihood": "normal"}),
+}
+
+
+def scvi_outputs(adata: ad.AnnData, setup: dict, init: dict, seed: int) -> dict[str, np.ndarray]:
+    scvi.settings.seed = seed
+    scvi.model.SCVI.setup_anndata(adata, batch_key="batch", **setup)
+    model = scvi.model.SCVI(adata, **init)
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    expression = model.get_normalized_expression(
+        transform_batch=list(adata.obs["batch"].unique()), library_size=1e4, return_numpy=True
+    )
+    if init["gene_likelihood"] != "normal":
+        expression = np.log1p(expression)
+    return {"scVI latent": model.get_latent_representation(), "scVI expression": expression}
+
+
+def our_model(adata: ad.AnnData, seed: int, **init):
+    scvi.settings.seed = seed
+    several = adata.obs["batch"].nunique() > 1  # with two batches, a reference is a single one: nothing to remove
+    scc.ScConCRL.setup_anndata(adata, batch_key="batch" if several else None)
+    model = scc.ScConCRL(adata, **init)
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    return model, adata
+
+
+def our_outputs(model, adata: ad.AnnData) -> dict[str, np.ndarray]:
+    return {
+        "ScConCRL latent": model.get_latent_representation(adata),
+        "ScConCRL expression": np.asarray(model.get_normalized_expression(adata)),
+    }
+
+
+def raw_outputs(adata: ad.AnnData) -> dict[str, np.ndarray]:
+    return {"raw expression": np.asarray(adata.X.toarray() if sparse.issparse(adata.X) else adata.X)}
+
+
+def online(adata: ad.AnnData, setup: dict, init: dict, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Each batch once as query: trained on the others, applied to all cells."""
+    for query in adata.obs["batch"].unique():
+        reference = adata[adata.obs["batch"] != query].copy()
+        model, _ = our_model(reference, seed)
+        yield str(query), our_outputs(model, adata.copy())
+
+
+def run(args) -> Results:
+    results = Results(args.out)
+    for name, (read, setup, init) in DATA.items():
+        adata = read(args.data)
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            jobs = {
+                "raw": lambda a=adata: raw_outputs(a),
+                "scVI": lambda a=adata, s=seed, k=setup, i=init: scvi_outputs(a.copy(), k, i, s),
+                "ScConCRL": lambda a=adata, s=seed: our_outputs(*our_model(a.copy(), s)),
+            }
+            for job, make in jobs.items():
+                key = f"{name}/{job}/{seed}"
+                if key in results.done or (job == "raw" and seed > args.first_seed):
+                    continue
+                with clock() as t:
+                    outputs = make()
+                results.add(key, data=name, seed=seed, mode="all", seconds=t["seconds"], **scored(adata, outputs))
+            if f"{name}/online/{seed}" in results.done or args.small:
+                continue
+            found = {f"{q}/{k}": v for q, out in online(adata, setup, init, seed) for k, v in out.items()}
+            results.add(f"{name}/online/{seed}", data=name, seed=seed, mode="online", **scored(adata, found))
+    return results
+
+
+def scored(adata: ad.AnnData, outputs: dict[str, np.ndarray]) -> dict:
+    cells = adata.copy()
+    latents = {name: values for name, values in outputs.items() if "expression" not in name}
+    cells.obsm.update(latents)
+    table = metrics.integration_scores(
+        cells,
+        batch_key="batch",
+        labels_key="cell_type",
+        embeddings=list(latents),
+        expression={name: values for name, values in outputs.items() if "expression" in name},
+    )
+    return {"scores": table.rename_axis("output").reset_index().to_dict("records")}
+
+
+def main() -> None:
+    args = parser(__doc__ or "", default_out="integration.jsonl").parse_args()
+    results = Results(args.out) if args.report else run(args)
+    frame = pd.DataFrame({"data": r["data"], "mode": r["mode"], **score} for r in results.rows for score in r["scores"])
+    table = frame.groupby(["data", "mode", "output"], sort=False).mean(numeric_only=True)
+    show(table[["bio_conservation", "batch_correction", "total"]], "scIB scores, mean over seeds")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Cells per second of a training step beside scVI at equal width, in the same run (B10)."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import scvi
+from _common import Results, clock, parser, show
+from scipy import sparse
+
+import sccausal as scc
+
+
+def counts(n_cells: int, n_genes: int, seed: int) -> ad.AnnData:
+    rng = np.random.default_rng(seed)
+    rate = rng.gamma(1.0, 1.0, (n_genes,)) * 0.4
+    x = sparse.csr_matrix(rng.poisson(rate, (n_cells, n_genes)).astype(np.float32))
+    adata = ad.AnnData(x)
+    adata.obs["batch"] = np.where(rng.random(n_cells) < 0.5, "one", "two")
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X.copy()
+    adata.X.data = np.log1p(adata.X.data)
+    return adata
+
+
+def throughput(model, n_cells: int, epochs: int, batch_size: int) -> float:
+    """Cells per second over ``epochs``, after one epoch that warms caches."""
+    keep = {"accelerator": "cpu", "train_size": 1.0, "batch_size": batch_size, "enable_progress_bar": False}
+    model.train(max_epochs=1, **keep)
+    with clock() as t:
+        model.train(max_epochs=epochs, **keep)
+    return n_cells * epochs / t["seconds"]
+
+
+def run(args) -> Results:
+    results = Results(args.out)
+    n_cells = 2_000 if args.small else 10_000
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        adata = counts(n_cells, 2_000, seed)
+        for batch_size in (128, 1024):
+            key = f"{batch_size}/{seed}"
+            if key in results.done:
+                continue
+            a = adata.copy()
+            scvi.model.SCVI.setup_anndata(a, layer="counts", batch_key="batch")
+            rates = {"scVI": throughput(scvi.model.SCVI(a), n_cells, 2, batch_size)}
+            regulators = list(adata.var_names[:200])
+            for name, setup, init in (
+                ("ScConCRL gaussian", {}, {}),
+                ("ScConCRL gaussian, 200 regulators", {}, {"regulators": regulators}),
+                (
+                    "ScConCRL nb, 200 regulators",
+                    {"layer": "counts"},
+                    {"regulators": regulators, "gene_likelihood": "nb"},
+                ),
+            ):
+                a = adata.copy()
+                scc.ScConCRL.setup_anndata(a, batch_key="batch", **setup)
+                rates[name] = throughput(scc.ScConCRL(a, **init), n_cells, 2, batch_size)
+            for name, rate in rates.items():
+                results.add(
+                    f"{key}/{name}",
+                    method=name,
+                    batch_size=batch_size,
+                    seed=seed,
+                    cells_per_second=rate,
+                    ratio_to_scvi=rate / rates["scVI"],
+                )
+            results.add(key, method="(done)", batch_size=batch_size, seed=seed)
+    return results
+
+
+def main() -> None:
+    args = parser(__doc__ or "", default_out="speed.jsonl").parse_args()
+    results = Results(args.out) if args.report else run(args)
+    frame = results.frame().query("method != '(done)'")
+    show(
+        frame.groupby(["batch_size", "method"], sort=False)[["cells_per_second", "ratio_to_scvi"]].mean(), "Training", 2
+    )
+
+
+if __name__ == "__main__":
+    main()
