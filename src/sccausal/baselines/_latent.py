@@ -30,7 +30,7 @@ class LatentShift(MeanShift):
         Training of the autoencoder (Adam, squared error).
     keep_residual
         Add the decoded *difference* to the cell instead of replacing it by its reconstruction: means keep what the
-        autoencoder cannot express, and cells keep their noise.
+        autoencoder cannot express, and cells keep their noise (without it, reconstructions have almost no variance).
     seed
         Seed of the training.
     clip
@@ -48,7 +48,7 @@ class LatentShift(MeanShift):
         max_epochs: int = 100,
         batch_size: int = 128,
         learning_rate: float = 1e-3,
-        dropout: float = 0.2,
+        dropout: float = 0.0,
         kl_weight: float = 5e-5,
         keep_residual: bool = True,
         seed: int = 0,
@@ -118,15 +118,14 @@ class LatentShift(MeanShift):
         def stack(n_in: int, n_out: int) -> nn.Sequential:
             layers: list[nn.Module] = []
             for size in (n_in, self.n_hidden):
-                layers += [nn.Linear(size, self.n_hidden), nn.LayerNorm(self.n_hidden), nn.ReLU()]
-                layers += [nn.Dropout(self.dropout)]
+                # no normalisation layers: the shifted code must be able to grow beyond what was seen
+                layers += [nn.Linear(size, self.n_hidden), nn.LeakyReLU(), nn.Dropout(self.dropout)]
             return nn.Sequential(*layers, nn.Linear(self.n_hidden, n_out))
 
         # the caller's random state is neither used nor changed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self._encoder, self._decoder = stack(X.shape[1], 2 * self.n_latent), stack(self.n_latent, X.shape[1])
-            nn.init.zeros_(self._decoder[-1].weight)
             self._decoder[-1].bias.data = torch.from_numpy(self._centre.copy())
             networks = nn.ModuleList([self._encoder, self._decoder])
             optimiser = torch.optim.Adam(networks.parameters(), lr=self.learning_rate)

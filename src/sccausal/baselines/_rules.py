@@ -162,18 +162,22 @@ class Additive(Baseline):
 
     def _unit_effect(self, target: int, name: str) -> np.ndarray:
         """Effect of one target at dose 1 (g,), by regression through the origin over its doses."""
-        parts = []
-        for k in self._effects.interventions:
-            row = self._effects.rows[k]
-            delta = self._effects.delta(int(k), name)
-            if delta is not None and np.count_nonzero(row) == 1 and row[target] != 0:
-                parts.append((float(row[target]), delta))
+        parts = self._seen_alone(target, name)
         if parts:
             return np.sum([dose * delta for dose, delta in parts], axis=0) / sum(dose**2 for dose, _ in parts)
         logger.warning(
             "%r was never seen alone; the mean of all single targets stands in.", self._codec.targets[target]
         )
         return self._mean_single(name)
+
+    def _seen_alone(self, target: int, name: str) -> list[tuple[float, np.ndarray]]:
+        """Dose and effect of the training interventions on this target only."""
+        parts = []
+        for k in self._effects.interventions:
+            row, delta = self._effects.rows[k], self._effects.delta(int(k), name)
+            if delta is not None and np.count_nonzero(row) == 1 and row[target] != 0:
+                parts.append((float(row[target]), delta))
+        return parts
 
     def _mean_single(self, name: str) -> np.ndarray:
         found = []
@@ -187,7 +191,7 @@ class Additive(Baseline):
 
 
 class ScaledAdditive(Additive):
-    """Additive rule times one factor, fitted by least squares on the training combinations (1 if there are none)."""
+    """Additive rule times one factor, fitted by least squares on training combinations of known singles (else 1)."""
 
     name: ClassVar[str] = "scaled additive"
     factor: float = 1.0
@@ -196,7 +200,8 @@ class ScaledAdditive(Additive):
         self.factor = 1.0
         top, bottom = 0.0, 0.0
         for (name, k), effect in self._effects.effects.items():
-            if np.count_nonzero(self._effects.rows[k]) > 1:
+            targets = np.flatnonzero(self._effects.rows[k])
+            if len(targets) > 1 and all(self._seen_alone(int(j), name) for j in targets):
                 added = Additive._delta(self, self._effects.rows[k], name, self._effects.pooled_control)
                 top, bottom = top + float(added @ effect.delta), bottom + float(added @ added)
         if bottom > 0:

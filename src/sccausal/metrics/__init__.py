@@ -41,6 +41,7 @@ from sccausal.metrics._distribution import (
     variance_ratio,
     wasserstein_1d,
 )
+from sccausal.metrics._evaluate import evaluate_predictions
 from sccausal.metrics._graph import (
     EarlyPrecision,
     EdgeUniverse,
@@ -57,6 +58,9 @@ from sccausal.metrics._graph import (
 )
 from sccausal.metrics._info import METRICS, MetricInfo
 from sccausal.metrics._input import log1p_norm
+from sccausal.metrics._integration import integration_scores
+from sccausal.metrics._latent import Matching, latent_scores, match_latents, mcc, r2_probe
+from sccausal.metrics._scaled import add_scaled, dynamic_range, scaled_score, summarise
 from sccausal.metrics._scores import distribution_scores, perturbation_scores
 
 __all__ = [
@@ -64,7 +68,9 @@ __all__ = [
     "DETest",
     "EarlyPrecision",
     "EdgeUniverse",
+    "Matching",
     "MetricInfo",
+    "add_scaled",
     "adjusted_r2",
     "aecd",
     "auprc",
@@ -84,15 +90,21 @@ __all__ = [
     "discrimination_score",
     "distribution_scores",
     "diversity",
+    "dynamic_range",
     "early_precision",
     "edge_universe",
     "energy_distance",
+    "evaluate_predictions",
     "filled_early_precision",
     "graph_scores",
+    "integration_scores",
+    "latent_scores",
     "length_scales",
     "lfc_nmae",
     "log1p_norm",
     "mae",
+    "match_latents",
+    "mcc",
     "mmd2",
     "normalised_mse",
     "pearson_change",
@@ -100,11 +112,14 @@ __all__ = [
     "perturbation_scores",
     "r2",
     "r2_matrix",
+    "r2_probe",
     "rmse",
+    "scaled_score",
     "shd",
     "shuffled_null",
     "sliced_wasserstein",
     "split_half",
+    "summarise",
     "top_de_genes",
     "variance_ratio",
     "wasserstein_1d",

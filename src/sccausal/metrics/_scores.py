@@ -73,6 +73,7 @@ class Truth:
     test: _de.DETest = field(init=False)
     weights: list[tuple[np.ndarray, np.ndarray]] = field(init=False)  # (weights, mean of the other half)
     scales: np.ndarray | None = field(init=False, default=None)
+    cloud: np.ndarray | None = field(init=False, default=None)  # the true cells that distributions are compared with
 
     def __post_init__(self) -> None:
         self.true_mean, self.control_mean = self.true.mean(axis=0), self.control.mean(axis=0)
@@ -118,14 +119,15 @@ class Truth:
 
     def distribution(self, pred: np.ndarray, metrics: Sequence[str] = DISTRIBUTION) -> dict[str, float]:
         """Distribution scores of predicted cells (n, genes)."""
+        true = self.true if self.cloud is None else self.cloud
         if "mmd2" in metrics and self.scales is None:
-            self.scales = _distribution.length_scales(self.true, seed=self.seed)
+            self.scales = _distribution.length_scales(true, seed=self.seed)
         compute = {
-            "energy_distance": lambda: _distribution.energy_distance(pred, self.true),
-            "mmd2": lambda: _distribution.mmd2(pred, self.true, scales=self.scales),
-            "wasserstein_1d": lambda: float(_distribution.wasserstein_1d(pred, self.true).mean()),
-            "sliced_wasserstein": lambda: _distribution.sliced_wasserstein(pred, self.true, seed=self.seed),
-            "variance_ratio": lambda: _distribution.variance_ratio(pred, self.true),
+            "energy_distance": lambda: _distribution.energy_distance(pred, true),
+            "mmd2": lambda: _distribution.mmd2(pred, true, scales=self.scales),
+            "wasserstein_1d": lambda: float(_distribution.wasserstein_1d(pred, true).mean()),
+            "sliced_wasserstein": lambda: _distribution.sliced_wasserstein(pred, true, seed=self.seed),
+            "variance_ratio": lambda: _distribution.variance_ratio(pred, true),
         }
         return {m: compute[m]() for m in DISTRIBUTION if m in metrics}
 
