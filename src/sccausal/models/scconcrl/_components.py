@@ -158,6 +158,8 @@ def line_of(gene_map: nn.Module) -> AffineMap:
 class DomainEncoder(nn.Module):
     """Posterior of the domain latents from expression alone, so that cells of an unseen batch have one too.
 
+    The mean is a linear map, which can be set in closed form, plus what a hidden layer adds to it (at first nothing).
+
     Parameters
     ----------
     n_genes
@@ -173,15 +175,17 @@ class DomainEncoder(nn.Module):
     def __init__(self, n_genes: int, n_latent: int, *, n_hidden: int = 128, dropout: float = 0.1) -> None:
         super().__init__()
         self.trunk = nn.Sequential(nn.Linear(n_genes, n_hidden), nn.LayerNorm(n_hidden), nn.SiLU(), nn.Dropout(dropout))
-        self.mean = nn.Linear(n_hidden, n_latent)
+        self.linear = nn.Linear(n_genes, n_latent)
+        self.mean = nn.Linear(n_hidden, n_latent, bias=False)
         self.log_var = nn.Linear(n_hidden, n_latent)
+        nn.init.normal_(self.mean.weight, std=0.01)
         nn.init.zeros_(self.log_var.weight)
         nn.init.constant_(self.log_var.bias, -2.0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance, each (n, k), from standardised expression (n, m)."""
         hidden = self.trunk(x)
-        return self.mean(hidden), self.log_var(hidden).clamp(-12, 6).exp()
+        return self.linear(x) + self.mean(hidden), self.log_var(hidden).clamp(-12, 6).exp()
 
 
 class DomainPrior(nn.Module):

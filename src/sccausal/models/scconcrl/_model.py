@@ -62,7 +62,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         response_start: Literal["shrinkage", "mean", "zero"] = "shrinkage",
         graph_start: Literal["ridge", "random"] = "ridge",
         adversary: Literal["confusion", "reversal"] = "confusion",
-        batch_adversary_weight: float = 1.0,
+        batch_adversary_weight: float = 0.05,
         condition_adversary_weight: float = 0.0,
         guide_weight: float = 0.1,
         guide_input: Literal["centred", "raw"] = "centred",
@@ -250,7 +250,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         Parameters
         ----------
         max_epochs
-            Passes through the training cells; default: about 1500 updates, between 10 and 60 epochs.
+            Passes through the training cells; default: about 1500 updates, between 10 and 150 epochs.
         accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size, early_stopping
             As in every model; see :meth:`sccausal.models.CausalModel.train`.
         external_indexing
@@ -265,7 +265,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         """
         if max_epochs is None:
             updates = max(1, self.adata.n_obs // batch_size)
-            max_epochs = int(np.clip(1500 // updates, 10, 60))
+            max_epochs = int(np.clip(1500 // updates, 10, 150))
         same = {
             "accelerator": accelerator, "devices": devices, "train_size": train_size,
             "validation_size": validation_size, "shuffle_set_split": shuffle_set_split, "batch_size": batch_size,

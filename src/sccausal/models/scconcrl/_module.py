@@ -60,7 +60,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         sparsity: Literal["l1", "frobenius"] = "l1",
         response: Literal["state", "paper"] = "state",
         adversary: Literal["confusion", "reversal"] = "confusion",
-        batch_adversary_weight: float = 1.0,
+        batch_adversary_weight: float = 0.05,
         condition_adversary_weight: float = 0.0,
         guide_weight: float = 0.1,
         guide_input: Literal["centred", "raw"] = "centred",

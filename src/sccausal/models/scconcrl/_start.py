@@ -12,7 +12,12 @@ from torch import Tensor
 
 from sccausal.models.scconcrl._components import line_of
 from sccausal.models.scconcrl._shrinkage import shrunken_response
-from sccausal.models.scconcrl._statistics import Populations, TrainingStatistics, ridge_graph
+from sccausal.models.scconcrl._statistics import (
+    Populations,
+    TrainingStatistics,
+    ridge_graph,
+    shrunken_correlation,
+)
 from sccausal.nn.graph import acyclicity
 
 logger = logging.getLogger(__name__)
@@ -74,6 +79,8 @@ class StartMixin:
             if first and response_start != "zero" and self.response_kind == "state":
                 self._start_response(rows, response_start)
             self._set_populations(rows)
+        if first and self.n_domain:
+            self._start_domain_encoder(statistics)
         self.started.fill_(True)
         self.refresh()
 
@@ -124,6 +131,16 @@ class StartMixin:
         self.domain_loading[:k] = self.graph.exogenous(loadings)
         self.batch_prior.mean.copy_(scores)
 
+    def _start_domain_encoder(self, s: TrainingStatistics) -> None:
+        """Posterior mean of the domain latents in the linear model: features = n^b E + noise of the cells."""
+        effect = self.graph.solve(self.domain_loading).double().cpu().numpy()
+        covariance = shrunken_correlation(s.correlation, s.n_used) * np.outer(s.spread, s.spread)
+        gain = np.linalg.solve(covariance, effect.T)
+        weight = np.linalg.solve(effect @ gain + np.eye(len(effect)), gain.T)
+        linear = self.domain_encoder.linear
+        linear.weight.copy_(self._tensor(weight))
+        linear.bias.zero_()
+
     def _start_response(self, rows: Populations, kind: str) -> None:
         unit = line_of(self.decoder).slope if self.gene_likelihood == "gaussian" else self.scale
         maps = torch.zeros(self.n_targets, 1 + self.n_state, self.n_genes, device=unit.device)
@@ -160,7 +177,8 @@ def _factors(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Loadings (k, m) and scores (r, k), scores of unit root mean square where there is signal."""
     u, values, vt = torch.linalg.svd(rows, full_matrices=False)
     rank = min(k, int((values > 1e-6 * values.max().clamp_min(1e-12)).sum()))
-    loadings, scores = rows.new_zeros(k, rows.shape[1]), rows.new_zeros(rows.shape[0], k)
+    # what the start leaves free begins small but not at zero: loading and latent would wait for each other for ever
+    loadings, scores = 0.02 * torch.randn(k, rows.shape[1], device=rows.device), rows.new_zeros(rows.shape[0], k)
     size = values[:rank] / max(rows.shape[0], 1) ** 0.5
     loadings[:rank] = vt[:rank] * size[:, None]
     scores[:, :rank] = u[:, :rank] * max(rows.shape[0], 1) ** 0.5

@@ -263,11 +263,20 @@ def _axes(
     return out, correlation.astype(np.float64), sd, len(rows)
 
 
+def shrunken_correlation(correlation: np.ndarray, n_cells: int) -> np.ndarray:
+    """Correlations (m, m) drawn to the identity by as much as their own noise asks for :cite:p:`Schafer2005`."""
+    off = correlation - np.diag(np.diag(correlation))
+    noise = ((1 - off**2) ** 2).sum() - len(off)
+    share = float(np.clip(noise / max(n_cells - 1, 1) / max((off**2).sum(), 1e-12), 0.01, 0.99))
+    shrunk = (1 - share) * off
+    np.fill_diagonal(shrunk, 1.0)
+    return shrunk
+
+
 def ridge_graph(correlation: np.ndarray, regulators: np.ndarray, n_cells: int) -> np.ndarray:
     """Regression of every gene on all regulators but itself, by one inverse (T, m).
 
-    The correlations are shrunk to the identity by as much as their own noise asks for
-    :cite:p:`Schafer2005`; the coefficients follow from the precision of the regulators.
+    The coefficients follow from the precision of the regulators, after :func:`shrunken_correlation`.
 
     Parameters
     ----------
@@ -278,11 +287,8 @@ def ridge_graph(correlation: np.ndarray, regulators: np.ndarray, n_cells: int) -
     n_cells
         Cells behind the correlations.
     """
-    m = len(correlation)
-    off = correlation - np.diag(np.diag(correlation))
-    noise = ((1 - off**2) ** 2).sum() - m
-    share = float(np.clip(noise / max(n_cells - 1, 1) / max((off**2).sum(), 1e-12), 0.01, 0.99))
-    shrunk = (1 - share) * off
+    shrunk = shrunken_correlation(correlation, n_cells)
+    np.fill_diagonal(shrunk, 0.0)
     block = shrunk[np.ix_(regulators, regulators)] + np.eye(len(regulators))
     precision = np.linalg.inv(block)
     weight = precision @ shrunk[regulators]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sccausal.data import KEYS
 from sccausal.nn.adversary import adversarial_losses
@@ -102,6 +103,9 @@ class TermsMixin:
             target = tensors[KEYS.BATCH]
         else:  # the strongest target stands for the class of a combination
             target = torch.where((dose != 0).any(1), dose.abs().argmax(1) + 1, 0)
+        if self.training:
+            # the adversary sees thinned draws from the posterior: it would learn the means of few cells by heart
+            nx = F.dropout(nx + torch.randn_like(nx) * torch.exp(0.5 * self.log_posterior_var), 0.2)
         net, weights = getattr(self, f"{domain}_discriminator"), getattr(self, f"{domain}_weights")
         return adversarial_losses(net, nx, target, weights, self.adversary)
 
@@ -156,8 +160,12 @@ class TermsMixin:
         return acyclicity(self.graph.block(), self.acyclicity, s=float(self.graph.scale)).float()
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The graph learns at a fifth of the rate, without weight decay."""
-        return [{"params": [self.graph.weight], "name": "structure", "lr": lr / 5, "weight_decay": 0.0}]
+        """The graph learns at a fifth of the rate, without weight decay; discriminators with more of it."""
+        groups = [{"params": [self.graph.weight], "name": "structure", "lr": lr / 5, "weight_decay": 0.0}]
+        for domain in self.adversary_weights:
+            net = getattr(self, f"{domain}_discriminator")
+            groups.append({"params": list(net.parameters()), "name": f"{domain}_discriminator", "weight_decay": 1e-2})
+        return groups
 
     @torch.no_grad()
     def proximal_step(self, lr: float) -> None:
