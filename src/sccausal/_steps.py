@@ -60,7 +60,7 @@ class Steps:
         )
         for name in shown.columns:
             numeric = pd.api.types.is_numeric_dtype(shown[name])
-            table.add_column(str(name).replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+            table.add_column(str(name).replace("_", " "), justify="right" if numeric else "left", no_wrap=not numeric)
         for row in shown.itertuples(index=False, name=None):
             table.add_row(*[_cell(v, digits) for v in row])
         self.console.print(table)
@@ -129,6 +129,15 @@ def open_folder(out: Path, run: Mapping[str, Any], overwrite: bool) -> bool:
     out.mkdir(parents=True, exist_ok=True)
     marker.write_text(text, encoding="utf-8")
     return False
+
+
+def finished(out: Path, steps: Steps) -> dict[str, Any] | None:
+    """Summary of a run that has ended; ``None`` if it has not."""
+    path = out / "summary.json"
+    if not path.is_file():
+        return None
+    steps.console.print(f"This run is finished; its results are in {out}. --overwrite runs it again.")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

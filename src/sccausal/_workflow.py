@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sccausal._errors import FileFormatError, InputDataError, SetupError, unknown_name
-from sccausal._steps import Steps, open_folder, quiet_libraries, write_json
+from sccausal._steps import Steps, finished, open_folder, quiet_libraries, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def read_cells(path: Path) -> AnnData:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         return ad.read_h5ad(path)
-    except (OSError, KeyError, ValueError, TypeError, ad.io.IORegistryError) as error:
+    except Exception as error:  # a foreign file makes the reader raise errors of many kinds
         raise FileFormatError(f"{path} cannot be read as h5ad: {error}") from error
 
 
@@ -85,6 +85,8 @@ def run_fit(
             steps.say(f"{adata.n_obs} cells x {adata.n_vars} genes")
         run = {"command": "fit", "file": str(file.resolve()), "bytes": file.stat().st_size, **asdict(settings)}
         known = open_folder(out, run, overwrite)
+        if known and finished(out, steps) is not None:
+            return
         run_pipeline(adata, out, settings, steps, resume=known)
 
 
@@ -178,7 +180,7 @@ def split_and_select(adata: AnnData, settings: FitSettings, steps: Steps) -> tup
         steps.say(f"held out: {held} ({len(split.test)} cells)")
     if settings.n_genes and settings.n_genes < adata.n_vars:
         named = set(adata.obs[settings.target].astype(str).str.split(settings.sep, regex=False).explode())
-        genes = pp.select_genes(
+        chosen = pp.select_genes(
             adata,
             settings.n_genes,
             condition_key=settings.target,
@@ -189,7 +191,8 @@ def split_and_select(adata: AnnData, settings: FitSettings, steps: Steps) -> tup
             train=None if split is None else split.train,
             copy=True,
         )
-        adata = genes[:, genes.var["selected"]].copy()
+        assert chosen is not None  # copy=True gives one
+        adata = chosen[:, chosen.var["selected"]].copy()
         steps.say(f"{adata.n_vars} genes: variable, responding, or regulators; chosen on training cells")
     return split, adata
 
@@ -202,7 +205,12 @@ def choose_split(adata: AnnData, settings: FitSettings) -> Split | None:
     """
     from sccausal import pp
 
-    keys = {**settings.perturbed, "control": settings.control, "sep": settings.sep, "seed": settings.seed}
+    keys: dict[str, Any] = {
+        **settings.perturbed,
+        "control": settings.control,
+        "sep": settings.sep,
+        "seed": settings.seed,
+    }
     if settings.hold_out == "none":
         return None
     combinations = settings.intervention_key is not None and bool(
@@ -237,7 +245,7 @@ def train_model(train: AnnData, out: Path, settings: FitSettings, steps: Steps, 
         return models.load_model(folder)
     cls = models.model_classes()[MODELS[settings.model.lower()]]
     scvi.settings.seed = settings.seed
-    cls.setup_anndata(  # type: ignore[attr-defined]
+    cls.setup_anndata(
         train,
         layer=None if settings.likelihood == "gaussian" else "counts",
         batch_key=settings.batch_key,
