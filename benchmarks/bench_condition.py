@@ -14,11 +14,28 @@ import scvi
 from _common import Results, clock, parser, show
 
 import sccausal as scc
+from sccausal import baselines
 
 MODELS: dict[str, dict] = {
     "ScConCRL": {},
     "ScConCRL, paper's response": {"response": "paper"},
 }
+
+
+def rules(first: bool) -> list[str | baselines.Baseline]:
+    """Rules of the table. Clipping at zero costs a rule's mean but helps its distribution, so both forms stand."""
+    named: list[str | baselines.Baseline] = [
+        "MeanShift",
+        "ShrunkShift",
+        "NearestType",
+        "PerGeneRegression",
+        "RidgeOnMeans",
+    ]
+    for cls in (baselines.NearestType, baselines.RidgeOnMeans):
+        rule = cls(clip="zero")
+        rule.name = f"{cls.name}, clipped at 0"  # type: ignore[misc]
+        named.append(rule)
+    return [*named, "LatentShift"] if first else named
 
 
 def fold(adata, held_out: str, args, seed: int):
@@ -61,8 +78,10 @@ def run(args) -> Results:
             models = {}
             with clock() as t:
                 for name, kwargs in MODELS.items():
+                    if kwargs and seed > args.first_seed:
+                        continue  # the paper's form and the latent shift are far from the bar: one seed tells
                     models[name] = fit_model(train.copy(), args, seed, **kwargs)
-            table = scc.tl.compare(models, true, control=control, seed=seed)
+            table = scc.tl.compare(models, true, control=control, baselines=rules(seed == args.first_seed), seed=seed)
             results.add(
                 f"{held_out}/{seed}",
                 held_out=held_out,

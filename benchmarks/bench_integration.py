@@ -100,12 +100,12 @@ def run(args) -> Results:
             }
             for job, make in jobs.items():
                 key = f"{name}/{job}/{seed}"
-                if key in results.done or (job == "raw" and seed > args.first_seed):
+                if key in results.done or job not in args.methods or (job == "raw" and seed > args.first_seed):
                     continue
                 with clock() as t:
                     outputs = make()
                 results.add(key, data=name, seed=seed, mode="all", seconds=t["seconds"], **scored(adata, outputs))
-            if f"{name}/online/{seed}" in results.done or args.small:
+            if f"{name}/online/{seed}" in results.done or "online" not in args.methods or args.small:
                 continue
             found = {f"{q}/{k}": v for q, out in online(adata, setup, init, seed) for k, v in out.items()}
             results.add(f"{name}/online/{seed}", data=name, seed=seed, mode="online", **scored(adata, found))
@@ -127,7 +127,9 @@ def scored(adata: ad.AnnData, outputs: dict[str, np.ndarray]) -> dict:
 
 
 def main() -> None:
-    args = parser(__doc__ or "", default_out="integration.jsonl").parse_args()
+    p = parser(__doc__ or "", default_out="integration.jsonl")
+    p.add_argument("--methods", nargs="+", default=["raw", "scVI", "ScConCRL", "online"])
+    args = p.parse_args()
     results = Results(args.out) if args.report else run(args)
     frame = pd.DataFrame({"data": r["data"], "mode": r["mode"], **score} for r in results.rows for score in r["scores"])
     table = frame.groupby(["data", "mode", "output"], sort=False).mean(numeric_only=True)
