@@ -138,6 +138,12 @@ def test_project_to_domain_shortens_only_bad_steps():
         project_to_domain(bad, bad)
 
 
+def test_empty_graphs():
+    for A in (torch.zeros(0, 0), torch.zeros(3, 3)):
+        assert logdet_domain(A) == 0 and in_logdet_domain(A) and is_dag(A)
+        assert [float(acyclicity(A, kind)) for kind in ("logdet", "expm", "spectral")] == [0, 0, 0]
+
+
 def test_unknown_kind_and_shape():
     with pytest.raises(SetupError, match="logdet"):
         acyclicity(torch.zeros(2, 2), "trace")  # type: ignore[arg-type]

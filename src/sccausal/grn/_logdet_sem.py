@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class LocalGrams(NamedTuple):
     """Gram matrices of every gene's candidates, padded to the longest list."""
 
-    index: np.ndarray  # (m, k) candidate genes, 0 where padded
+    genes: np.ndarray  # (m, k) candidate genes, 0 where padded
     used: np.ndarray  # (m, k) whether an entry is a candidate
     gram: np.ndarray  # (m, k, k)
     covariance: np.ndarray  # (m, k) with the target
@@ -93,10 +93,10 @@ def logdet_path(
     stats: InterventionStatistics,
     support: np.ndarray,
     *,
-    lambda1: float = 0.02,
-    mu: Sequence[float] = (1.0, 0.1, 0.01),
-    n_steps: int = 150,
-    lr: float = 0.02,
+    lambda1: float = 0.15,
+    mu: Sequence[float] = (0.3, 0.1, 0.03, 0.01),
+    n_steps: int = 60,
+    lr: float = 0.03,
 ) -> np.ndarray:
     r"""Follow the central path of a log-det penalised linear SEM :cite:p:`Bello2022` over candidate edges.
 
@@ -133,7 +133,7 @@ def logdet_path(
     from sccausal.nn.acyclicity import in_logdet_domain
 
     local = LocalGrams.gather(stats, support)
-    index, used = torch.from_numpy(local.index), torch.from_numpy(local.used)
+    index, used = torch.from_numpy(local.genes), torch.from_numpy(local.used)
     gram, cov = torch.from_numpy(local.gram), torch.from_numpy(local.covariance)
     total, weight = torch.from_numpy(local.total), torch.from_numpy(local.n_effective / stats.n_cells)
     values = torch.zeros_like(cov)

@@ -95,8 +95,11 @@ class TurnSearch:
     chosen to make up for the wrong direction; choosing anew gets out of that trap.
     """
 
-    def __init__(self, regressions: list[TargetRegression], parents: list[list[int]]) -> None:
+    def __init__(
+        self, regressions: list[TargetRegression], parents: list[list[int]], permitted: np.ndarray | None = None
+    ) -> None:
         self.regressions = regressions
+        self.permitted = permitted
         self.parents = [list(p) for p in parents]
         self.children: list[set[int]] = [set() for _ in parents]
         for j, regulators in enumerate(parents):
@@ -127,7 +130,8 @@ class TurnSearch:
     def _select(self, j: int, forbidden: np.ndarray, extra: list[int], keep: int | None) -> tuple[list[int], float]:
         regression = self.regressions[j]
         start = [i for i in self.parents[j] if not forbidden[i] and i not in extra] + extra
-        return regression.select(~forbidden[regression.candidates], start, keep)
+        allowed = ~forbidden if self.permitted is None else ~forbidden & self.permitted[:, j]
+        return regression.select(allowed[regression.candidates], start, keep)
 
     def renew(self, j: int) -> bool:
         """Choose the regulators of ``j`` anew among the genes it does not lead to; True if the score rose."""
@@ -139,6 +143,8 @@ class TurnSearch:
 
     def turn(self, i: int, j: int) -> bool:
         """Turn the edge ``i -> j``; True if the score rose and the turn was kept."""
+        if self.permitted is not None and not self.permitted[j, i]:
+            return False
         if not np.any(self.regressions[i].candidates == j):
             return False
         below_i = self._reach(i, (i, j))
@@ -179,25 +185,13 @@ class TurnSearch:
         return np.array(out)
 
 
-def search_graph(
-    stats: InterventionStatistics,
-    support: np.ndarray,
-    order: np.ndarray,
-    *,
-    allowed: np.ndarray | None = None,
-    gamma: float = 1.0,
-    max_regulators: int = 50,
-    max_rounds: int = 15,
-    max_sweeps: int = 40,
-    n_new: int = 10,
-    seed: int = 0,
-) -> TurnSearch:
-    """Find a graph from candidate edges and a first order, adding candidates as they turn out to be missing.
+class GraphSearch:
+    """Search for a graph from candidate edges and a first order, adding candidates as they turn out to be missing.
 
     Each round searches over orders, then turns edges, first within the candidates and then, once no candidate is
     missing, among all genes. After it, for every gene, the edges of positive gain that are no candidates yet join them
     (in both directions), as a wrong start has to be left through edges that a right one would not need. The search ends
-    when a round among all genes changes nothing.
+    when a round among all genes changes nothing. Candidates and regressions are kept for the next start.
 
     Parameters
     ----------
@@ -205,63 +199,91 @@ def search_graph(
         Sufficient statistics.
     support
         Candidate edges, boolean (m, m); rows are sources.
-    order
-        First causal order.
     allowed
-        Edges that may ever be used, boolean (m, m); ``None`` for all.
+        Edges that may ever be used, boolean (m, m).
     gamma, max_regulators
         As for :class:`TargetRegression`.
-    max_rounds, max_sweeps
-        Bounds of the search.
     n_new
         Most new candidates of a gene in one round.
     seed
-        Seed of the order in which genes are tried.
-
-    Returns
-    -------
-    The search at its end: ``parents``, ``score`` and ``order()``.
+        Seed of the order in which genes are tried, and of the kicks.
     """
-    m = stats.n_genes
-    rng = np.random.default_rng(seed)
-    permitted = np.ones((m, m), dtype=bool) if allowed is None else allowed
-    support = support & permitted
 
-    def regression(j: int, candidates: np.ndarray | None) -> TargetRegression:
-        return TargetRegression(stats, j, candidates, gamma=gamma, max_regulators=max_regulators)
+    def __init__(
+        self,
+        stats: InterventionStatistics,
+        support: np.ndarray,
+        allowed: np.ndarray,
+        *,
+        gamma: float = 1.0,
+        max_regulators: int = 50,
+        n_new: int = 10,
+        seed: int = 0,
+    ) -> None:
+        self.support, self.allowed = support & allowed, allowed
+        self.n_new = n_new
+        self._stats, self._settings = stats, {"gamma": gamma, "max_regulators": max_regulators}
+        self._rng = np.random.default_rng(seed)
+        self._wide = [TargetRegression(stats, j, None, gamma=gamma, max_regulators=max_regulators) for j in self._genes]
+        self._local = [self._regression(j) for j in self._genes]
 
-    wide = [regression(j, None) for j in range(m)]
-    local = [regression(j, np.flatnonzero(support[:, j])) for j in range(m)]
-    for round_ in range(max_rounds):
-        by_order = OrderSearch(local, support, order)
-        by_order.run(rng, max_sweeps)
-        search = TurnSearch(local, by_order.parents())
-        search.run(max_sweeps)
-        new = _missing_candidates(wide, search.parents, permitted, n_new) & ~support
-        n_wide = 0
-        if not new.any():
-            search = TurnSearch(wide, search.parents)
-            n_wide = search.run(max_sweeps)
-            for j, regulators in enumerate(search.parents):
-                new[regulators, j] = True
-            new = (new | new.T) & permitted & ~support
-        logger.debug("round %d: score %.1f, %d new candidates", round_, search.score.sum(), new.sum())
-        if not new.any() and n_wide == 0:
-            break
-        order = search.order()
-        support = support | new
-        for j in np.flatnonzero(new.any(0)):
-            local[j] = regression(int(j), np.flatnonzero(support[:, j]))
-    return search
+    @property
+    def _genes(self) -> range:
+        return range(self._stats.n_genes)
 
+    def _regression(self, j: int) -> TargetRegression:
+        candidates = np.flatnonzero(self.support[:, j])
+        return TargetRegression(
+            self._stats,
+            j,
+            candidates,
+            gamma=float(self._settings["gamma"]),
+            max_regulators=int(self._settings["max_regulators"]),
+        )
 
-def _missing_candidates(
-    wide: list[TargetRegression], parents: list[list[int]], permitted: np.ndarray, n_new: int
-) -> np.ndarray:
-    """Edges that would raise the score of their target if cycles were no matter, at most ``n_new`` per gene."""
-    new = np.zeros_like(permitted)
-    for j, regulators in enumerate(parents):
-        gain = np.where(permitted[:, j], wide[j].fit(regulators).gain_add, -np.inf)
-        best = np.argsort(-gain, kind="stable")[:n_new]
-        new[best[gain[best] > 0], j] = True
-    return (new | new.T) & permitted
+    def run(self, order: np.ndarray, *, max_rounds: int = 15, max_sweeps: int = 40) -> TurnSearch:
+        """Search from a causal order; the result holds ``parents``, ``score`` and ``order()``."""
+        for round_ in range(max_rounds):
+            by_order = OrderSearch(self._local, self.support, order)
+            by_order.run(self._rng, max_sweeps)
+            search = TurnSearch(self._local, by_order.parents(), self.allowed)
+            search.run(max_sweeps)
+            new = self._missing(search.parents)
+            n_wide = 0
+            if not new.any():
+                search = TurnSearch(self._wide, search.parents, self.allowed)
+                n_wide = search.run(max_sweeps)
+                for j, regulators in enumerate(search.parents):
+                    new[regulators, j] = True
+                new = (new | new.T) & self.allowed & ~self.support
+            logger.debug("round %d: score %.1f, %d new candidates", round_, search.score.sum(), new.sum())
+            if not new.any() and n_wide == 0:
+                break
+            order = search.order()
+            self.support = self.support | new
+            for j in np.flatnonzero(new.any(0)).tolist():
+                self._local[j] = self._regression(j)
+        return search
+
+    def _missing(self, parents: list[list[int]]) -> np.ndarray:
+        """Edges that would raise the score of their target if cycles were no matter, and are no candidates yet."""
+        new = np.zeros_like(self.allowed)
+        for j, regulators in enumerate(parents):
+            gain = np.where(self.allowed[:, j], self._wide[j].fit(regulators).gain_add, -np.inf)
+            best = np.argsort(-gain, kind="stable")[: self.n_new]
+            new[best[gain[best] > 0], j] = True
+        return (new | new.T) & self.allowed & ~self.support
+
+    def best_of(self, orders: list[np.ndarray], n_kicks: int = 2, share: float = 0.1) -> TurnSearch:
+        """Best graph of several starts, and of kicks that put a share of the genes at random places of its order."""
+        best = max((self.run(order) for order in orders), key=lambda found: found.score.sum())
+        for _ in range(n_kicks):
+            order = best.order()
+            place = np.argsort(order).astype(float)
+            moved = self._rng.choice(len(order), max(1, int(share * len(order))), replace=False)
+            place[moved] = self._rng.uniform(-1, len(order), len(moved))
+            found = self.run(np.argsort(place))
+            logger.debug("kick: score %.1f after %.1f", found.score.sum(), best.score.sum())
+            if found.score.sum() > best.score.sum():
+                best = found
+        return best

@@ -91,7 +91,7 @@ class _SpectralRadius(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, A: Tensor, n_iter: int) -> Tensor:
-        left, right = torch.zeros_like(A[0]), torch.zeros_like(A[0])
+        left, right = A.new_zeros(A.shape[0]), A.new_zeros(A.shape[0])
         W = A * A
         if not is_dag(A):
             left, right = _perron_vectors(W, n_iter)
@@ -194,9 +194,9 @@ def logdet_domain(A: Tensor, n_iter: int = 20) -> float:
     The scale; 0 for an empty graph.
     """
     W = full_precision(A.detach()).square()
-    bound = torch.minimum(W.sum(0).max(), W.sum(1).max())
-    if float(bound) == 0:
+    if not bool(W.any()):
         return 0.0
+    bound = torch.minimum(W.sum(0).max(), W.sum(1).max())
     x = torch.ones_like(W[0])
     for _ in range(n_iter):
         image = W @ x
@@ -211,6 +211,8 @@ def in_logdet_domain(A: Tensor, s: float = 1.0) -> bool:
     W = full_precision(A.detach()).square()
     if not bool(torch.isfinite(W).all()):
         return False
+    if W.numel() == 0:
+        return True
     if float(torch.minimum(W.sum(0).max(), W.sum(1).max())) < s:
         return True
     factors, pivots, info = torch.linalg.lu_factor_ex(torch.diag(W.new_full((W.shape[0],), s)) - W)
