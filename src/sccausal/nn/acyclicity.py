@@ -92,13 +92,18 @@ class _SpectralRadius(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, A: Tensor, n_iter: int) -> Tensor:
         left, right = A.new_zeros(A.shape[0]), A.new_zeros(A.shape[0])
-        W = A * A
-        if not is_dag(A):
-            left, right = _perron_vectors(W, n_iter)
-        overlap = torch.dot(left, right)
-        scale = 1 / overlap if float(overlap) > 0 else overlap
-        ctx.save_for_backward(A, left * scale, right)
-        return scale * torch.dot(left, W @ right)
+        W, best = A * A, A.new_zeros(())
+        # the radius is that of the worst strongly connected part; a part converges where the whole graph need not
+        for part in _cyclic_parts(A):
+            u, v = _perron_vectors(W[part][:, part], n_iter)
+            u = u / torch.dot(u, v).clamp_min(torch.finfo(W.dtype).tiny)
+            root = torch.dot(u, W[part][:, part] @ v)
+            if root > best:
+                best = root
+                left, right = left.zero_(), right.zero_()
+                left[part], right[part] = u, v
+        ctx.save_for_backward(A, left, right)
+        return best.clone()
 
     @staticmethod
     @once_differentiable
@@ -255,6 +260,14 @@ def is_dag(A: Tensor | np.ndarray) -> bool:
     """Whether the non-zero entries of ``A`` form no directed cycle (self loops count as cycles)."""
     dense = A.detach().cpu().numpy() if isinstance(A, Tensor) else np.asarray(A)
     return _acyclic(dense != 0)
+
+
+def _cyclic_parts(A: Tensor) -> list[Tensor]:
+    """Positions of the strongly connected parts that hold a cycle."""
+    edges = (A.detach() != 0).cpu().numpy()
+    _, label = connected_components(csr_matrix(edges), directed=True, connection="strong")
+    cyclic = (np.bincount(label)[label] > 1) | np.diagonal(edges)
+    return [torch.from_numpy(np.flatnonzero(label == k)).to(A.device) for k in np.unique(label[cyclic])]
 
 
 def _acyclic(edges: np.ndarray) -> bool:
