@@ -149,7 +149,7 @@ class PersistenceMixin(CausalTrainingMixin):
         device: int | str = "auto",
         unfrozen: bool = False,
     ) -> CausalModel:
-        """Take up new batches into a trained model, in the manner of scArches :cite:p:`Lotfollahi21`.
+        """Take up new batches into a trained model, in the manner of scArches :cite:p:`Lotfollahi2022`.
 
         Parameters that hold one row per batch get a row for each new batch, which starts at the mean of the known
         ones; the model can be used at once. :meth:`train` then moves these rows only: every number of the reference,
