@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # beyond this size the log-det path takes longer than the search it gives a start to
 _LARGEST_PATH = 3000
+# below this size more threads cost more than they save
+_PARALLEL_FROM = 500
 
 
 @dataclass
@@ -110,38 +112,49 @@ def fit_linear_sem(
     seed
         Seed of the search.
     """
-    from sccausal.nn.acyclicity import dag_threshold
+    from threadpoolctl import threadpool_limits
 
     stats = InterventionStatistics(values, intervened, kind)
     m = stats.n_genes
     permitted = np.ones((m, m), dtype=bool) if allowed is None else np.asarray(allowed, dtype=bool).copy()
     np.fill_diagonal(permitted, False)
-    support = blanket_support(stats, permitted, gamma, max_regulators)
+    few_threads = 1 if m < _PARALLEL_FROM else None
+    with threadpool_limits(1, "blas"):  # thousands of small regressions: threads would only wait for each other
+        support = blanket_support(stats, permitted, gamma, max_regulators)
     info: dict[str, Any] = {"n_candidates": int(support.sum())}
     if acyclicity is None:
-        weights = feedback_sem(stats, support, gamma=gamma)
+        with threadpool_limits(few_threads):
+            weights = feedback_sem(stats, support, gamma=gamma)
         fit = _evaluate(stats, [np.flatnonzero(weights[:, j]).tolist() for j in range(m)], gamma)
-        fit.weights = weights
-        fit.info = info | {"gain": _spectral_radius(np.abs(weights))}
+        fit.weights, fit.info = weights, info | {"gain": _spectral_radius(np.abs(weights))}
         return fit
-    parents: list[list[int]] = [[] for _ in range(m)]
-    orders = []
+    orders, parents = [], None
     if m <= _LARGEST_PATH:
-        path = logdet_path(stats, support, lambda1=lambda1)
-        info["path_threshold"] = dag_threshold(path)
-        path[np.abs(path) <= info["path_threshold"]] = 0
+        with threadpool_limits(few_threads):
+            path = logdet_path(stats, support, lambda1=lambda1)
+        info["path_threshold"] = _cut_to_dag(path)
         parents = [np.flatnonzero(path[:, j]).tolist() for j in range(m)]
         orders.append(_topological_order(path))
     elif not refine:
         logger.warning("%d genes are too many for the log-det path alone; the search is run.", m)
-    if refine or not orders:
+    if refine or parents is None:
         if stats.targets or not orders:
             orders.append(order_by_response(response_evidence(values, stats)))
-        search = GraphSearch(stats, support, permitted, gamma=gamma, max_regulators=max_regulators, seed=seed)
-        parents = search.best_of(orders, n_kicks=n_kicks).parents
+        with threadpool_limits(1, "blas"):
+            search = GraphSearch(stats, support, permitted, gamma=gamma, max_regulators=max_regulators, seed=seed)
+            parents = search.best_of(orders, n_kicks=n_kicks).parents
     fit = _evaluate(stats, parents, gamma)
     fit.info = info
     return fit
+
+
+def _cut_to_dag(weights: np.ndarray) -> float:
+    """Set the weights at or below the smallest threshold that leaves a DAG to zero, in place; the threshold."""
+    from sccausal.nn.acyclicity import dag_threshold
+
+    threshold = dag_threshold(weights)
+    weights[np.abs(weights) <= threshold] = 0
+    return threshold
 
 
 def _evaluate(stats: InterventionStatistics, parents: list[list[int]], gamma: float) -> SEMFit:

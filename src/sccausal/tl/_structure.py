@@ -32,7 +32,7 @@ def structure(
     standardise: Standardisation | None = None,
     acyclicity: Literal["auto", "logdet"] | None = "auto",
     lambda1: float | None = None,
-    lambda2: float = 0.3,
+    lambda2: float | None = None,
     gamma: float = 1.0,
     max_regulators: int = 50,
     refine: bool = True,
@@ -80,9 +80,10 @@ def structure(
     acyclicity
         ``"logdet"``, ``None``, or ``"auto"``: ``"logdet"`` with interventions, ``None`` without.
     lambda1
-        L1 weight: 0.05 of the elastic net, 0.15 of the log-det path.
+        L1 weight of the elastic net (default 0.45 sqrt(2 log m / n), the noise of the largest correlation) or of the
+        log-det path (default 0.15).
     lambda2
-        Weight of the squared norm in the elastic net.
+        Weight of the squared norm in the elastic net (default 2 sqrt(m / n), the spread of noise eigenvalues).
     gamma
         Strength of the extended BIC; larger is sparser.
     max_regulators
@@ -132,22 +133,28 @@ def _elastic_net(
     sources: np.ndarray | None,
     regulators_only: bool,
     lambda1: float | None,
-    lambda2: float,
+    lambda2: float | None,
     complete: bool,
 ) -> Network:
-    from sccausal.grn._elastic_net import complete_ranking, elastic_net_sem, ridge_partial_correlation
+    from sccausal.grn._elastic_net import (
+        complete_ranking,
+        default_penalties,
+        elastic_net_sem,
+        ridge_partial_correlation,
+    )
 
     values, genes = cells.values, cells.genes
-    l1 = 0.05 if lambda1 is None else lambda1
-    weights = elastic_net_sem(values, l1, lambda2, sources=sources if regulators_only else None)
+    default1, default2 = default_penalties(*values.shape)
+    l1, l2 = default1 if lambda1 is None else lambda1, default2 if lambda2 is None else lambda2
+    weights = elastic_net_sem(values, l1, l2, sources=sources if regulators_only else None)
     n_found = int((weights != 0).sum())
     if complete:
-        weights = complete_ranking(weights, ridge_partial_correlation(values))
+        weights = complete_ranking(weights, ridge_partial_correlation(values, max(l2, 0.1)))
     rows = np.arange(len(genes)) if sources is None else sources
     metadata = cells.metadata | {
         "estimator": "elastic net",
         "lambda1": l1,
-        "lambda2": lambda2,
+        "lambda2": l2,
         "n_elastic_net_edges": n_found,
         "direction_identified": False,
         "direction": "not identified: observed cells alone leave the direction of a linear Gaussian edge open",
