@@ -37,7 +37,8 @@ class InterventionResponse(nn.Module):
         super().__init__()
         self.n_targets, self.n_output, self.n_state = n_targets, n_output, n_state
         self.mean = nn.Parameter(torch.zeros(n_targets, n_output))
-        self.slope = nn.Parameter(torch.zeros(n_targets, n_state, n_output))
+        if n_state:
+            self.slope = nn.Parameter(torch.zeros(n_targets, n_state, n_output))
         self.n_hidden = n_hidden if n_state else 0
         if self.n_hidden:
             self.hidden = nn.Linear(n_state, n_hidden)

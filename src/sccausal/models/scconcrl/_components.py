@@ -182,10 +182,10 @@ class DomainEncoder(nn.Module):
         nn.init.zeros_(self.log_var.weight)
         nn.init.constant_(self.log_var.bias, -2.0)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance, each (n, k), from standardised expression (n, m)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Linear part of the mean, the rest of it, and the variance, each (n, k), from expression (n, m)."""
         hidden = self.trunk(x)
-        return self.linear(x) + self.mean(hidden), self.log_var(hidden).clamp(-12, 6).exp()
+        return self.linear(x), self.mean(hidden), self.log_var(hidden).clamp(-12, 6).exp()
 
 
 class DomainPrior(nn.Module):

@@ -21,7 +21,7 @@ from sccausal.data import KEYS, check_matrix
 from sccausal.models._base import CausalModel
 from sccausal.models.scconcrl._assumptions import assumptions
 from sccausal.models.scconcrl._components import GeneMap
-from sccausal.models.scconcrl._likelihood import Likelihood
+from sccausal.models.scconcrl._likelihood import Likelihood, check_likelihood
 from sccausal.models.scconcrl._module import ScConCRLModule
 from sccausal.models.scconcrl._outputs import OutputsMixin, combine_graphs
 from sccausal.models.scconcrl._statistics import training_statistics
@@ -46,7 +46,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         adata: AnnData | None = None,
         registry: dict[str, Any] | None = None,
         *,
-        n_domain_latent: int = 16,
+        n_domain_latent: int | None = None,
         n_condition_latent: int | None = None,
         n_hidden: int = 128,
         n_state: int = 20,
@@ -76,6 +76,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         genes = [str(g) for g in self.get_var_names()] if adata is not None else self._registry_genes()
         self.response_start_, self.graph_start_ = response_start, graph_start
         self.ensemble_: dict[str, Any] | None = None
+        check_likelihood(gene_likelihood)
         if gene_likelihood != "gaussian" and adata is not None:
             check_matrix(self.adata, self.registry_["setup_args"].get("layer"), True)
         stats = self.summary_stats

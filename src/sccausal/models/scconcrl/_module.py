@@ -46,7 +46,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         n_batch: int = 1,
         n_targets: int = 0,
         *,
-        n_domain_latent: int = 16,
+        n_domain_latent: int | None = None,
         n_condition_latent: int | None = None,
         n_hidden: int = 128,
         n_state: int = 20,
@@ -82,9 +82,9 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         self.per_gene = 1.0 / n_genes if loss_scale == "gene" else 1.0
         self.is_gene_wise = encoder != "dense" and decoder != "dense"
         # blocks of n^b: batch first, condition second
-        self.n_batch_latent = n_domain_latent if n_batch > 1 else 0
-        wide = max(n_domain_latent, min(64, n_targets + 8))
-        self.n_condition_latent = (n_condition_latent or wide) if n_targets else 0
+        # B batches differ in B - 1 directions; more latents would be free to hold biology
+        self.n_batch_latent = (n_domain_latent or min(n_batch - 1, 16)) if n_batch > 1 else 0
+        self.n_condition_latent = (n_condition_latent or max(16, min(64, n_targets + 8))) if n_targets else 0
         self.n_domain = self.n_batch_latent + self.n_condition_latent
         self.n_state = min(n_state, n_genes)
         # genes
@@ -108,6 +108,9 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
             self.register_buffer("domain_loading", torch.zeros(0, n_genes), persistent=False)
         if n_batch > 1:
             self.batch_prior = DomainPrior(n_batch, self.n_batch_latent)
+            self.log_reach = nn.Parameter(torch.zeros(()))
+            # batches that query data bring later are no anchors
+            self.register_buffer("n_anchors", torch.tensor(n_batch))
         if n_targets:
             state = self.n_state if response == "state" else 0
             self.response = InterventionResponse(n_targets, self.n_condition_latent, state)
@@ -165,7 +168,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
             z = h + torch.randn_like(h) * torch.exp(0.5 * self.log_posterior_var)
         nb_mean = nb_var = h.new_zeros(h.shape[0], 0)
         if self.n_domain:
-            nb_mean, nb_var = self.domain_encoder(features)
+            nb_mean, nb_var = self.domain_posterior(features)
         A = self.graph.matrix()
         nx = self.exogenous(h, nb_mean, A)
         state = self.state(features, nb_mean, dose)
@@ -173,6 +176,22 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
             "features": features, "library": library, "h": h, "z": z,
             "nb_mean": nb_mean, "nb_var": nb_var, "nx": nx, "state": state, "A": A,
         }  # fmt: skip
+
+    def domain_posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q(n^b|x), (n, k) each.
+
+        In the batch block the linear part says how near a cell is to the prior mean of each batch of training; the
+        mean is the average of these, weighted by nearness. A cell that is plainly of one batch thus gets exactly its
+        latent, whatever its biology, and a cell of an unseen batch a place between the known ones.
+        """
+        linear, rest, var = self.domain_encoder(features)
+        k = self.n_batch_latent
+        if not k:
+            return linear + rest, var
+        anchors = self.batch_prior.mean[: int(self.n_anchors)]
+        distance = torch.cdist(linear[:, :k], anchors).square()
+        near = torch.softmax(-0.5 * distance * torch.exp(-2 * self.log_reach), dim=1)
+        return torch.cat([near @ anchors, linear[:, k:]], 1) + rest, var
 
     def exogenous(self, z: Tensor, nb: Tensor, A: Tensor | None = None) -> Tensor:
         """Inverse SEM: what neither regulators nor domains explain, (n, m); ``A`` if it is at hand."""
@@ -197,7 +216,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
 
     def average_batch(self) -> Tensor:
         """Prior mean of the batch latents, averaged over the batches of training."""
-        return self.batch_prior.mean.detach().mean(0)
+        return self.batch_prior.mean[: int(self.n_anchors)].detach().mean(0)
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -187,7 +187,7 @@ class OutputsMixin:
         metadata = {
             "units": "standard deviations" if standardise else "latent units",
             "acyclicity": module.acyclicity,
-            "constraint": float(module.constraint()),
+            "constraint": float(module.constraint().detach()),
             "threshold": threshold,
         }
         extra: dict[str, Any] = {}
@@ -234,11 +234,11 @@ def combine_graphs(graphs: Sequence[np.ndarray]) -> dict[str, Any]:
     """Mean, mean size and stability of the weights over runs.
 
     An edge is held by a run if it is non-zero, has the sign of the mean, and is among the run's strongest: as many as
-    a hundredth of all edges, or all non-zero ones if they are fewer.
+    a hundredth of all edges, but no fewer than there are genes.
     """
     stack = np.stack(graphs)
     mean = stack.mean(0)
-    n_top = max(1, mean.size // 100)
+    n_top = min(mean.size, max(mean.shape[1], mean.size // 100))
     held = np.zeros_like(mean)
     for graph in stack:
         size = np.abs(graph)

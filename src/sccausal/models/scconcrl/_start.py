@@ -136,10 +136,16 @@ class StartMixin:
         effect = self.graph.solve(self.domain_loading).double().cpu().numpy()
         covariance = shrunken_correlation(s.correlation, s.n_used) * np.outer(s.spread, s.spread)
         gain = np.linalg.solve(covariance, effect.T)
-        weight = np.linalg.solve(effect @ gain + np.eye(len(effect)), gain.T)
+        # shrunken in the condition block only: a batch latent that fell short would leave batch behind in n^x
+        prior = np.ones(len(effect))
+        prior[: self.n_batch_latent] = 1e-6 * max(float(np.trace(effect @ gain)), 1e-6)
+        weight = np.linalg.solve(effect @ gain + np.diag(prior), gain.T)
         linear = self.domain_encoder.linear
         linear.weight.copy_(self._tensor(weight))
         linear.bias.zero_()
+        if self.n_batch_latent:
+            within = np.diag(weight @ covariance @ weight.T)[: self.n_batch_latent]
+            self.log_reach.fill_(0.5 * math.log(max(float(within.mean()), 1e-4)))
 
     def _start_response(self, rows: Populations, kind: str) -> None:
         unit = line_of(self.decoder).slope if self.gene_likelihood == "gaussian" else self.scale
@@ -177,8 +183,8 @@ def _factors(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Loadings (k, m) and scores (r, k), scores of unit root mean square where there is signal."""
     u, values, vt = torch.linalg.svd(rows, full_matrices=False)
     rank = min(k, int((values > 1e-6 * values.max().clamp_min(1e-12)).sum()))
-    # what the start leaves free begins small but not at zero: loading and latent would wait for each other for ever
-    loadings, scores = 0.02 * torch.randn(k, rows.shape[1], device=rows.device), rows.new_zeros(rows.shape[0], k)
+    # factors without signal stay at zero: a free one would take covariance of the genes away from the graph
+    loadings, scores = rows.new_zeros(k, rows.shape[1]), rows.new_zeros(rows.shape[0], k)
     size = values[:rank] / max(rows.shape[0], 1) ** 0.5
     loadings[:rank] = vt[:rank] * size[:, None]
     scores[:, :rank] = u[:, :rank] * max(rows.shape[0], 1) ** 0.5

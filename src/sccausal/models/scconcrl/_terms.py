@@ -146,7 +146,7 @@ class TermsMixin:
 
     def _departure(self) -> Tensor:
         # pull of the response towards its start: few populations cannot carry a free function of the state
-        total = self.response.slope.new_zeros(())
+        total = self.response.mean.new_zeros(())
         for name, start in self._response_start.items():
             total = total + (self.response.get_parameter(name) - start).square().sum()
         return total / max(self.n_condition_latent, 1)
