@@ -62,7 +62,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         response_start: Literal["shrinkage", "mean", "zero"] = "shrinkage",
         graph_start: Literal["ridge", "random"] = "ridge",
         adversary: Literal["confusion", "reversal"] = "confusion",
-        batch_adversary_weight: float = 0.05,
+        batch_adversary_weight: float = 0.2,
         condition_adversary_weight: float = 0.0,
         guide_weight: float = 0.1,
         guide_input: Literal["centred", "raw"] = "centred",

@@ -60,7 +60,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         sparsity: Literal["l1", "frobenius"] = "l1",
         response: Literal["state", "paper"] = "state",
         adversary: Literal["confusion", "reversal"] = "confusion",
-        batch_adversary_weight: float = 0.05,
+        batch_adversary_weight: float = 0.2,
         condition_adversary_weight: float = 0.0,
         guide_weight: float = 0.1,
         guide_input: Literal["centred", "raw"] = "centred",
@@ -182,7 +182,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
 
         In the batch block the linear part says how near a cell is to the prior mean of each batch of training; the
         mean is the average of these, weighted by nearness. A cell that is plainly of one batch thus gets exactly its
-        latent, whatever its biology, and a cell of an unseen batch a place between the known ones.
+        latent, whatever its biology. Beyond the reach of all of them (an unseen batch) the linear part itself counts.
         """
         linear, rest, var = self.domain_encoder(features)
         k = self.n_batch_latent
@@ -190,8 +190,11 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
             return linear + rest, var
         anchors = self.batch_prior.mean[: int(self.n_anchors)]
         distance = torch.cdist(linear[:, :k], anchors).square()
-        near = torch.softmax(-0.5 * distance * torch.exp(-2 * self.log_reach), dim=1)
-        return torch.cat([near @ anchors, linear[:, k:]], 1) + rest, var
+        square = distance * torch.exp(-2 * self.log_reach)
+        near = torch.softmax(-0.5 * square, dim=1) @ anchors
+        # within a batch the distance is about sqrt(k) of its spread; three more are not chance
+        known = torch.sigmoid(4 * (k**0.5 + 2.5 - square.min(1, keepdim=True).values.clamp_min(1e-12).sqrt()))
+        return torch.cat([known * near + (1 - known) * linear[:, :k], linear[:, k:]], 1) + rest, var
 
     def exogenous(self, z: Tensor, nb: Tensor, A: Tensor | None = None) -> Tensor:
         """Inverse SEM: what neither regulators nor domains explain, (n, m); ``A`` if it is at hand."""
