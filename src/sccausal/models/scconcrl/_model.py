@@ -36,6 +36,92 @@ logger = logging.getLogger(__name__)
 
 
 class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
+    r"""Conditional causal representation learning over genes and domains :cite:p:`Dong2025`.
+
+    A variational autoencoder whose latent genes obey a structural equation model,
+    :math:`z = zA^{xx} + n^b A^{xb} + n^x` (rows are cells and sources): :math:`A^{xx}` is a gene network,
+    :math:`n^b` holds what batch and condition do, :math:`n^x` what is left of a cell. One model integrates batches in
+    expression space, predicts cells under a condition or interventions they were not measured in, and gives the network.
+
+    Parameters
+    ----------
+    adata
+        Cells that :meth:`setup_anndata` has seen: log-normalised for ``gene_likelihood="gaussian"``, otherwise counts.
+    registry
+        Registry of a saved model, in place of ``adata``.
+    n_domain_latent
+        Latents of the batch; default one less than there are batches, at most 16. More are free to hold biology.
+    n_condition_latent
+        Latents of the condition or interventions; default between 16 and 64, by the number of targets.
+    n_hidden
+        Width of the net that infers the domain latents, and of ``"dense"`` maps.
+    n_state
+        Dimension of the cell state on which a response may depend.
+    gene_likelihood
+        ``"gaussian"`` (variance learned per gene), ``"nb"`` or ``"zinb"``.
+    encoder, decoder
+        ``"affine"``: a line per gene and a small residual; ``"genewise"``: a small net per gene; ``"dense"``: all genes
+        together, which leaves no gene network to read.
+    residual_width
+        Knots of the residual (``"affine"``) or hidden units per gene (``"genewise"``).
+    dropout
+        In the net that infers the domain latents.
+    regulators
+        Genes with outgoing edges: names, or a boolean column of ``adata.var``; default all. With 200 of 2000 the
+        linear algebra of the graph costs about a hundredth.
+    acyclicity
+        ``"logdet"``, ``"expm"`` (paper), ``"polynomial"``, ``"spectral"``, or ``None`` where feedback loops are part of
+        the question.
+    sparsity
+        ``"l1"`` by proximal steps, which gives zeros, or ``"frobenius"`` (paper).
+    response
+        ``"state"``: the effect of an intervention depends on the state of the cell, and predicted mean changes of
+        populations are fitted to the observed ones. ``"paper"``: one prior per condition; tends to predict no change.
+    response_start
+        ``"shrinkage"``: closed-form regression of the changes on the state of the populations, shrunken gene by gene;
+        ``"mean"``: mean shift; ``"zero"``.
+    graph_start
+        ``"ridge"``: regression of each gene on the regulators; ``"random"``.
+    adversary
+        ``"confusion"`` or ``"reversal"`` (paper).
+    batch_adversary_weight, condition_adversary_weight
+        Weights of the adversaries on :math:`n^x`; 0 leaves one out. Against the condition it hinders prediction.
+    guide_weight
+        Weight of the regression of expression on its regulators (the paper's L_u); 0 leaves it out.
+    guide_input
+        ``"centred"`` on batches and interventions, or ``"raw"`` (paper), which learns batch effects as edges.
+    sparsity_weight
+        Strength of the sparsity: with ``"l1"``, the share of an optimiser step by which weights shrink.
+    population_weight
+        Weight of the error in mean changes of populations; 0 leaves it out.
+    response_decay
+        Pull of the response to its start.
+    loss_scale
+        ``"gene"``: losses per cell and gene; ``"paper"``: sums over genes.
+    structure_every
+        Steps between two evaluations of the terms that factorise the graph; default 1 up to 128 regulators, more beyond.
+
+    Notes
+    -----
+    Strata of the population loss are ``labels_key`` x ``batch_key``; without labels cells are clustered. The
+    combination of several targets is the sum of their effects until combinations in training teach otherwise.
+
+    Examples
+    --------
+    >>> from sccausal import ScConCRL
+    >>> ScConCRL.setup_anndata(adata, labels_key="cell_type", condition_key="condition", control="control")
+    ... # doctest: +SKIP
+    >>> model = ScConCRL(adata, regulators="is_tf")  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> predicted = model.perturbation.predict(interventions=["stimulated"])  # doctest: +SKIP
+    >>> network = model.grn.network(top=1000)  # doctest: +SKIP
+
+    See Also
+    --------
+    sccausal.tl.structure : the same network without the autoencoder.
+    sccausal.tl.key_genes : genes through which a condition acts.
+    """
+
     capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation", "grn"})
     representations: ClassVar[tuple[str, ...]] = ("nx", "z", "nb", "state")
     _accepts_new_batches: ClassVar[bool] = True

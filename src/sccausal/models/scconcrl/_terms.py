@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sccausal.data import KEYS
 from sccausal.nn.adversary import adversarial_losses
@@ -49,12 +48,15 @@ class TermsMixin:
             loading = self.domain_loading
             second = second + out["nb_var"] @ ((loading * loading) @ precision)
         kl = 0.5 * (second + (log_sigma2 - log_s2 - 1).sum())
-        return kl - self._log_det()
+        return kl - self._log_det(A)
 
-    def _log_det(self) -> Tensor:
+    def _block(self, A: Tensor) -> Tensor:
+        return A if self.graph.is_square else A.index_select(1, self.graph.regulators)
+
+    def _log_det(self, A: Tensor) -> Tensor:
         if not self._is_structure_step():
             return self.log_posterior_var.new_zeros(())
-        block = self.graph.block()
+        block = self._block(A)
         eye = torch.eye(block.shape[0], dtype=block.dtype, device=block.device)
         # computed on every few steps only where the graph is large; its gradient is scaled up in return
         return torch.linalg.slogdet(eye - block)[1] * (self.structure_every if self.training else 1)
@@ -89,7 +91,7 @@ class TermsMixin:
         if self.sparsity == "frobenius" and self.sparsity_weight > 0:
             terms["sparsity"] = self.sparsity_weight * self.graph.matrix().square().sum() * self.per_gene
         if self.acyclicity is not None and self.training and self._is_structure_step():
-            terms["acyclicity"] = self.structure_every * augmented_lagrangian(self, self.constraint())
+            terms["acyclicity"] = self.structure_every * augmented_lagrangian(self, self.constraint(out["A"]))
         if self.population_weight > 0 and self.populations is not None and self.training:
             terms["population"] = self.population_weight * self._population()
             if self.response_decay > 0:
@@ -104,8 +106,8 @@ class TermsMixin:
         else:  # the strongest target stands for the class of a combination
             target = torch.where((dose != 0).any(1), dose.abs().argmax(1) + 1, 0)
         if self.training:
-            # the adversary sees thinned draws from the posterior: it would learn the means of few cells by heart
-            nx = F.dropout(nx + torch.randn_like(nx) * torch.exp(0.5 * self.log_posterior_var), 0.2)
+            # the adversary sees draws from the posterior: it would learn the means of few cells by heart
+            nx = torch.addcmul(nx, torch.randn_like(nx), torch.exp(0.5 * self.log_posterior_var))
         net, weights = getattr(self, f"{domain}_discriminator"), getattr(self, f"{domain}_weights")
         return adversarial_losses(net, nx, target, weights, self.adversary)
 
@@ -153,11 +155,12 @@ class TermsMixin:
 
     # ------------------------------------------------------------------ hooks of the training plan
 
-    def constraint(self) -> Tensor:
-        """Acyclicity of the graph, 0 for a DAG."""
+    def constraint(self, A: Tensor | None = None) -> Tensor:
+        """Acyclicity of the graph, 0 for a DAG; ``A`` if the weights (T, m) are at hand."""
         if self.acyclicity is None:
             return self.graph.weight.new_zeros(())
-        return acyclicity(self.graph.block(), self.acyclicity, s=float(self.graph.scale)).float()
+        block = self.graph.block() if A is None else self._block(A)
+        return acyclicity(block, self.acyclicity, s=float(self.graph.scale)).float()
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """The graph learns at a fifth of the rate, without weight decay; discriminators with more of it."""
