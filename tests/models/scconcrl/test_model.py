@@ -243,3 +243,12 @@ def test_number_of_domains_is_checked():
     ScConCRL.setup_anndata(adata, **BOTH)
     enough = ScConCRL(adata, n_domain_latent=1, n_condition_latent=1).identifiability_report()["enough domains"]
     assert (few.verdict, enough.verdict) == ("violated", "holds")
+
+
+def test_model_with_a_column_of_regulators_loads_without_cells(tmp_path):
+    adata = cells(200, condition=True)
+    model = model_of(adata, BOTH, 1, regulators="is_tf")
+    model.save(tmp_path / "m")
+    again = ScConCRL.load(tmp_path / "m", adata=False)
+    assert again.grn.network().regulators == list(adata.var_names[:10])
+    pd.testing.assert_frame_equal(again.grn.network().to_frame(), model.grn.network().to_frame())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sccausal._compat import state_registry
 from sccausal._docs import docs
-from sccausal._errors import SetupError, unknown_name
+from sccausal._errors import SetupError
 from sccausal.data import KEYS, check_matrix
 from sccausal.models._base import CausalModel
 from sccausal.models.scconcrl._assumptions import assumptions
@@ -24,6 +24,7 @@ from sccausal.models.scconcrl._components import GeneMap
 from sccausal.models.scconcrl._likelihood import Likelihood, check_likelihood
 from sccausal.models.scconcrl._module import ScConCRLModule
 from sccausal.models.scconcrl._outputs import OutputsMixin, combine_graphs
+from sccausal.models.scconcrl._regulators import regulator_names
 from sccausal.models.scconcrl._statistics import training_statistics
 from sccausal.nn.graph import AcyclicityKind
 
@@ -41,7 +42,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     A variational autoencoder whose latent genes obey a structural equation model,
     :math:`z = zA^{xx} + n^b A^{xb} + n^x` (rows are cells and sources): :math:`A^{xx}` is a gene network,
     :math:`n^b` holds what batch and condition do, :math:`n^x` what is left of a cell. One model integrates batches in
-    expression space, predicts cells under a condition or interventions they were not measured in, and gives the network.
+    expression space, predicts cells under conditions they were not measured in, and gives the network.
 
     Parameters
     ----------
@@ -60,8 +61,8 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     gene_likelihood
         ``"gaussian"`` (variance learned per gene), ``"nb"`` or ``"zinb"``.
     encoder, decoder
-        ``"affine"``: a line per gene and a small residual; ``"genewise"``: a small net per gene; ``"dense"``: all genes
-        together, which leaves no gene network to read.
+        ``"affine"``: a line per gene and a small residual; ``"genewise"``: a small net per gene; ``"dense"``: all
+        genes together, which leaves no gene network to read.
     residual_width
         Knots of the residual (``"affine"``) or hidden units per gene (``"genewise"``).
     dropout
@@ -99,7 +100,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     loss_scale
         ``"gene"``: losses per cell and gene; ``"paper"``: sums over genes.
     structure_every
-        Steps between two evaluations of the terms that factorise the graph; default 1 up to 128 regulators, more beyond.
+        Steps between two evaluations of the terms that factorise the graph; default 1 up to 128 regulators, then more.
 
     Notes
     -----
@@ -166,7 +167,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         if gene_likelihood != "gaussian" and adata is not None:
             check_matrix(self.adata, self.registry_["setup_args"].get("layer"), True)
         stats = self.summary_stats
-        self.regulators_ = self._regulator_names(regulators, genes)
+        self.regulators_ = regulators = regulator_names(regulators, genes, self.adata)
         index = None if self.regulators_ is None else pd.Index(genes).get_indexer(pd.Index(self.regulators_))
         n_targets = int(stats.get(f"n_{KEYS.INTERVENTION}", 0))
         self.module = self._module_cls(
@@ -250,26 +251,6 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     def _registry_genes(self) -> list[str]:
         state = state_registry(self.registry_, KEYS.X)
         return [str(g) for g in state["column_names"]]
-
-    def _regulator_names(self, regulators: Sequence[str] | str | None, genes: list[str]) -> list[str] | None:
-        if regulators is None:
-            return None
-        if isinstance(regulators, str):
-            if self.adata is None:
-                raise SetupError("`regulators` names a column of adata.var, but there is no adata; give the genes.")
-            if regulators not in self.adata.var:
-                raise unknown_name("column", regulators, self.adata.var.columns, "adata.var")
-            return [g for g, keep in zip(genes, self.adata.var[regulators].astype(bool), strict=True) if keep]
-        known = set(genes)
-        found = [str(r) for r in dict.fromkeys(regulators) if str(r) in known]
-        if not found:
-            raise SetupError(
-                f"None of the {len(list(regulators))} regulators is among the {len(genes)} genes; "
-                "use the names of adata.var_names."
-            )
-        if len(found) < len(list(regulators)):
-            logger.info("%d of %d regulators are among the genes.", len(found), len(list(regulators)))
-        return found
 
     # ------------------------------------------------------------------ training
 
