@@ -36,10 +36,11 @@ class OrderSearch:
 
     def _gains(self, j: int, near: np.ndarray, here: int) -> np.ndarray:
         """Gain of putting ``j`` after the first ``t`` of its neighbours, for all ``t``; 0 where it stands."""
-        own = self.regressions[j].candidates
+        own = self.position[self.regressions[j].candidates]
+        ends = np.append(self.position[near], np.inf)
 
         def own_score(t: int) -> float:
-            return self._score(j, np.isin(own, near[:t]))
+            return self._score(j, own < ends[t])
 
         base = own_score(here)
         gains = np.zeros(len(near) + 1)

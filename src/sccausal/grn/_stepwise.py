@@ -90,7 +90,8 @@ class TargetRegression:
         if k:
             rows = self._gram_rows(chosen)
             inner = rows[:, chosen]
-            inverse = np.linalg.inv(inner + np.diag(1e-10 * inner.diagonal()))
+            inner.flat[:: k + 1] *= 1 + 1e-10
+            inverse = np.linalg.inv(inner)
             beta = inverse @ self.covariance[chosen]
             rss = max(self.total - float(beta @ self.covariance[chosen]), 1e-9 * self.total)
             partial = self.covariance - beta @ rows

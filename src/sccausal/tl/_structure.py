@@ -191,7 +191,7 @@ def _sem(
         "acyclicity": acyclicity,
         "intervention_kind": kind if intervened is not None else None,
         "n_intervened_genes": int(touched.sum()),
-        "score": fit.score,
+        "score": float(fit.score),
         "direction_identified": bool(intervened is not None and touched.any()),
         "direction": "by interventions where `intervened` is true, else by the score within the equivalence class",
         "share_of_edges_touching_an_intervention": float((either & (fit.weights != 0)).sum() / max(n_edges, 1)),
