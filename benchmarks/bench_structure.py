@@ -1,7 +1,8 @@
 """`tl.structure` at scale (B8) beside ridge partial correlation and DAGMA, and observed networks on GSD (B7, tuning).
 
 Cells of linear SEMs with noise variances of their own, hard or soft interventions on half of the genes, everything
-z-scored. The reporting seeds start at 100; settings were chosen on seeds below 10. `--dagma` adds DAGMA where it is installed.
+z-scored. The reporting seeds start at 100; settings were chosen on seeds below 10. `--dagma` adds DAGMA where it
+is installed.
 """
 
 from __future__ import annotations
