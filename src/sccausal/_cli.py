@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -77,6 +78,9 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Run everything on simulated cells with a known network: a few minutes on two cores."""
+    # matrices this small gain nothing from threads, and threads that wait for a busy core cost a factor of seven; the
+    # variable counts because no numerical library has been imported yet
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from sccausal._demo import run_demo
 
     run_demo(out, seed=seed, fast=fast, overwrite=overwrite)
