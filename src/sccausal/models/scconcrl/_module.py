@@ -200,7 +200,23 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         """Inverse SEM: what neither regulators nor domains explain, (n, m); ``A`` if it is at hand."""
         A = self.graph.matrix() if A is None else A
         nx = z - (z if self.graph.is_square else z[:, self.graph.regulators]) @ A
-        return nx - nb @ self.domain_loading if self.n_domain else nx
+        return nx - nb @ self.elbo_loading() if self.n_domain else nx
+
+    @property
+    def cuts_response(self) -> bool:
+        """Whether the population loss alone trains the response and its edges.
+
+        The mean changes of whole populations say how cells respond; the ELBO of single cells, whose noise model is
+        only roughly right, would trade that knowledge for a better fit of the noise.
+        """
+        return self.training and self.populations is not None and self.population_weight > 0
+
+    def elbo_loading(self) -> Tensor:
+        """Edges from domain latents to genes (k, m) as the ELBO sees them."""
+        if not self.cuts_response:
+            return self.domain_loading
+        k = self.n_batch_latent
+        return torch.cat([self.domain_loading[:k], self.domain_loading[k:].detach()])
 
     def propagate(self, nx: Tensor, nb: Tensor) -> Tensor:
         """SEM: latent expression (n, m) that exogenous parts and domain latents lead to."""

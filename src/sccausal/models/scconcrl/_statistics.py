@@ -35,7 +35,7 @@ class Populations:
     weight
         Effective number of cells behind the change (R,).
     stratum
-        Code of the population, equal for rows that share their control cells (R,).
+        Code of the stratum (R,).
     treated
         Code of the treated group (R,).
     """
@@ -181,6 +181,8 @@ def training_statistics(
     populations, unmatched = _populations(groups, domains, axes)
     if populations is not None and log_counts:
         populations = _on_log_of_means(populations, groups, natural)
+    if populations is not None:
+        populations = _over_batches(populations, groups)
     return TrainingStatistics(mean, sd, scale, batch_effect, target_effect, axes, populations, unmatched, rate, *graph)
 
 
@@ -367,6 +369,30 @@ def _populations(
         treated=np.asarray(treated),
     )
     return populations, unmatched
+
+
+def _over_batches(rows: Populations, groups: _Groups) -> Populations:
+    """Average the changes of one stratum under one intervention over its batches.
+
+    They are differences within a batch, so no batch effect is left in them; kept apart, the small differences in state
+    between batches of one stratum would stand beside large differences in noise, and slopes would be fitted to those.
+    """
+    keys = np.column_stack([groups.stratum[rows.treated], rows.dose])
+    _, first, code = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    share = np.zeros((len(first), len(rows)))
+    share[np.ravel(code), np.arange(len(rows))] = rows.weight
+    weight = share.sum(1)
+    share /= weight[:, None]
+    return Populations(
+        dose=rows.dose[first],
+        state=share @ rows.state,
+        control=share @ rows.control,
+        change=share @ rows.change,
+        variance=share**2 @ rows.variance,
+        weight=weight,
+        stratum=groups.stratum[rows.treated[first]],
+        treated=rows.treated[first],
+    )
 
 
 def _on_log_of_means(rows: Populations, groups: _Groups, natural: _Groups) -> Populations:

@@ -45,7 +45,7 @@ class TermsMixin:
         # sums over genes are taken as products with the precisions: no further (n, m) tensors
         second = (nx * nx) @ precision + noise @ precision
         if self.n_domain:
-            loading = self.domain_loading
+            loading = self.elbo_loading()
             second = second + out["nb_var"] @ ((loading * loading) @ precision)
         kl = 0.5 * (second + (log_sigma2 - log_s2 - 1).sum())
         return kl - self._log_det(A)
@@ -74,6 +74,8 @@ class TermsMixin:
             kl = kl + _gaussian_kl(mean[:, :k], var[:, :k], prior_mean, prior_var)
         if self.n_condition_latent:
             prior_mean, prior_var = self.condition_prior(dose, out["state"])
+            if self.cuts_response:
+                prior_mean = prior_mean.detach()
             kl = kl + _gaussian_kl(mean[:, k:], var[:, k:], prior_mean, prior_var)
         return kl
 
