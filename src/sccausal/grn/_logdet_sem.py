@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# blocks of this size are factorised in single precision, which is enough for a direction of descent
+_SINGLE_FROM = 400
+
 
 class LocalGrams(NamedTuple):
     """Gram matrices of every gene's candidates, padded to the longest list."""
@@ -65,7 +68,8 @@ def _cyclic_part(values: torch.Tensor, index: torch.Tensor, used: torch.Tensor) 
     edges = csr_matrix((values.numpy()[row, slot], (index.numpy()[row, slot], row)), shape=(m, m))
     _, label = connected_components(edges, directed=True, connection="strong")
     inside = np.flatnonzero(np.bincount(label, minlength=m)[label] > 1)
-    return torch.from_numpy(edges[inside][:, inside].toarray()), inside
+    dtype = np.float32 if len(inside) > _SINGLE_FROM else np.float64
+    return torch.from_numpy(edges[inside][:, inside].toarray().astype(dtype)), inside
 
 
 def _logdet_gradient(values: torch.Tensor, index: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
@@ -85,7 +89,7 @@ def _logdet_gradient(values: torch.Tensor, index: torch.Tensor, used: torch.Tens
     place[torch.from_numpy(inside)] = torch.arange(len(inside))
     source, target = place[index], place[torch.arange(values.shape[0])][:, None].expand_as(index)
     both = (source >= 0) & (target >= 0) & used
-    out[both] = block.grad[source[both], target[both]]
+    out[both] = block.grad[source[both], target[both]].to(out.dtype)
     return out
 
 
