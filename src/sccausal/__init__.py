@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scvi import settings
 
-    from sccausal import baselines, benchmark, datasets, grn, metrics, models, pl, pp, tl
+    from sccausal import baselines, datasets, grn, metrics, models, pl, pp, tl
     from sccausal.models import ScConCRL
 
 try:
@@ -18,14 +18,13 @@ except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0+unknown"
 
 # name -> module; loaded on first use, so that `import sccausal` costs next to nothing
-_ROOMS = ("baselines", "benchmark", "datasets", "grn", "metrics", "models", "pl", "pp", "tl")
+_ROOMS = ("baselines", "datasets", "grn", "metrics", "models", "pl", "pp", "tl")
 _NAMES = {"ScConCRL": "sccausal.models", "settings": "scvi"}
 
 __all__ = [
     "ScConCRL",
     "__version__",
     "baselines",
-    "benchmark",
     "datasets",
     "grn",
     "metrics",

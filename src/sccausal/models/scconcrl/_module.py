@@ -102,10 +102,10 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         register_lagrangian_buffers(self)
         # domains
         if self.n_domain:
-            self.domain_loading = nn.Parameter(torch.randn(self.n_domain, n_genes) / n_genes**0.5)
+            self.domain_effect = nn.Parameter(torch.randn(self.n_domain, n_genes) / n_genes**0.5)
             self.domain_encoder = DomainEncoder(n_genes, self.n_domain, n_hidden=n_hidden, dropout=dropout)
         else:
-            self.register_buffer("domain_loading", torch.zeros(0, n_genes), persistent=False)
+            self.register_buffer("domain_effect", torch.zeros(0, n_genes), persistent=False)
         if n_batch > 1:
             self.batch_prior = DomainPrior(n_batch, self.n_batch_latent)
             self.log_reach = nn.Parameter(torch.zeros(()))
@@ -199,8 +199,20 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
     def exogenous(self, z: Tensor, nb: Tensor, A: Tensor | None = None) -> Tensor:
         """Inverse SEM: what neither regulators nor domains explain, (n, m); ``A`` if it is at hand."""
         A = self.graph.matrix() if A is None else A
-        nx = z - (z if self.graph.is_square else z[:, self.graph.regulators]) @ A
-        return nx - nb @ self.elbo_loading() if self.n_domain else nx
+        return self._direct(z - nb @ self.elbo_effect() if self.n_domain else z, A)
+
+    def _direct(self, total: Tensor, A: Tensor) -> Tensor:
+        # what arrives beside the edges among genes, total (I - A)
+        return total - (total if self.graph.is_square else total[:, self.graph.regulators]) @ A
+
+    @property
+    def domain_loading(self) -> Tensor:
+        """Edges from domain latents to genes, A_xb (k, m).
+
+        The parameter is their total effect ``A_xb (I - A_xx)^-1``: what a domain does to expression then stays what it
+        is while the graph is learned, and the graph explains what domains leave over.
+        """
+        return self._direct(self.domain_effect, self.graph.matrix())
 
     @property
     def cuts_response(self) -> bool:
@@ -211,16 +223,17 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         """
         return self.training and self.populations is not None and self.population_weight > 0
 
-    def elbo_loading(self) -> Tensor:
-        """Edges from domain latents to genes (k, m) as the ELBO sees them."""
+    def elbo_effect(self) -> Tensor:
+        """Total effect of the domain latents on the genes (k, m) as the ELBO sees it."""
         if not self.cuts_response:
-            return self.domain_loading
+            return self.domain_effect
         k = self.n_batch_latent
-        return torch.cat([self.domain_loading[:k], self.domain_loading[k:].detach()])
+        return torch.cat([self.domain_effect[:k], self.domain_effect[k:].detach()])
 
     def propagate(self, nx: Tensor, nb: Tensor) -> Tensor:
         """SEM: latent expression (n, m) that exogenous parts and domain latents lead to."""
-        return self.graph.solve(nx + nb @ self.domain_loading if self.n_domain else nx)
+        z = self.graph.solve(nx)
+        return z + nb @ self.domain_effect if self.n_domain else z
 
     def state(self, features: Tensor, nb_mean: Tensor, dose: Tensor) -> Tensor:
         """Cell state (n, d): principal scores from which batch and intervention have been taken out."""
@@ -239,9 +252,9 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Compute the total effect of the domain latents, ``A_xb (I - A_xx)^-1``, anew."""
+        """Renew what is derived from the total effect of the domain latents."""
         if self.n_domain:
-            self.total_effect.copy_(self.graph.solve(self.domain_loading.detach()))
+            self.total_effect.copy_(self.domain_effect.detach())
             slope = line_of(self.encoder).slope
             self.state_effect.copy_((self.total_effect / _away_from_zero(slope)) @ self.axes)
 

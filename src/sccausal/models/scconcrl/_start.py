@@ -128,12 +128,12 @@ class StartMixin:
     def _start_batches(self) -> None:
         loadings, scores = _factors(self.batch_effect, self.n_batch_latent)
         k = self.n_batch_latent
-        self.domain_loading[:k] = self.graph.exogenous(loadings)
+        self.domain_effect[:k] = loadings
         self.batch_prior.mean.copy_(scores)
 
     def _start_domain_encoder(self, s: TrainingStatistics) -> None:
         """Posterior mean of the domain latents in the linear model: features = n^b E + noise of the cells."""
-        effect = self.graph.solve(self.domain_loading).double().cpu().numpy()
+        effect = self.domain_effect.double().cpu().numpy()
         covariance = shrunken_correlation(s.correlation, s.n_used) * np.outer(s.spread, s.spread)
         gain = np.linalg.solve(covariance, effect.T)
         # shrunken in the condition block only: a batch latent that fell short would leave batch behind in n^x
@@ -164,7 +164,7 @@ class StartMixin:
             maps[t, 1:] = self._tensor(fit.slope) / unit
         # components are ranked by their size in expression, weighted by how far states reach
         loadings, scores = _factors(maps.flatten(0, 1), self.n_condition_latent)
-        self.domain_loading[self.n_batch_latent :] = self.graph.exogenous(loadings)
+        self.domain_effect[self.n_batch_latent :] = loadings
         scores = scores.view(self.n_targets, 1 + self.n_state, self.n_condition_latent)
         self.response.mean.copy_(scores[:, 0])
         self.response.slope.copy_(scores[:, 1:])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sccausal.data import KEYS
 from sccausal.nn.adversary import adversarial_losses
-from sccausal.nn.graph import SEMFactorisation, acyclicity
+from sccausal.nn.graph import acyclicity
 from sccausal.train import augmented_lagrangian
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ class TermsMixin:
 
     graph: Any
     populations: PopulationTargets | None
-    _factorisation: SEMFactorisation | None = None
     _step: int = 0
 
     # ------------------------------------------------------------------ KL, in closed form
@@ -45,7 +44,7 @@ class TermsMixin:
         # sums over genes are taken as products with the precisions: no further (n, m) tensors
         second = (nx * nx) @ precision + noise @ precision
         if self.n_domain:
-            loading = self.elbo_loading()
+            loading = self._direct(self.elbo_effect(), A)
             second = second + out["nb_var"] @ ((loading * loading) @ precision)
         kl = 0.5 * (second + (log_sigma2 - log_s2 - 1).sum())
         return kl - self._log_det(A)
@@ -137,16 +136,8 @@ class TermsMixin:
     def predicted_change(self, control: Tensor, dose: Tensor, state: Tensor) -> Tensor:
         """Change of the decoded profile (r, m) of populations with mean features ``control`` under ``dose``."""
         h = self.encoder(control)
-        shift = self.domain_shift(torch.zeros_like(dose), dose, state) @ self.domain_loading
-        moved = self.graph.solve(shift, self._shared_factorisation())
+        moved = self.domain_shift(torch.zeros_like(dose), dose, state) @ self.domain_effect
         return self.log_profile(h + moved) - self.log_profile(h)
-
-    def _shared_factorisation(self) -> SEMFactorisation:
-        # the LU is as old as the last structure step; the graph itself gets no gradient from the population loss
-        if self._factorisation is None or self._is_structure_step():
-            with torch.no_grad():
-                self._factorisation = self.graph.factorise()
-        return self._factorisation
 
     def _departure(self) -> Tensor:
         # pull of the response towards its start: few populations cannot carry a free function of the state
@@ -188,7 +179,6 @@ class TermsMixin:
             radius = float(acyclicity(self.graph.block().abs().sqrt(), "spectral"))
             if radius > 0.95:
                 self.graph.weight.mul_(0.95 / radius)
-        self._factorisation = None
         self.refresh()
 
 
