@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -16,7 +16,9 @@ def test_quantiles_agree_with_scipy(rate):
 
 
 @given(u=st.floats(0, 1, exclude_max=True), low=st.floats(0, 60), step=st.floats(0, 30))
-@settings(max_examples=200, deadline=None)
+@example(u=0.9999999999999999, low=1.734375, step=1.0)
+@example(u=0.9999999999999999, low=29.9, step=0.2)
+@settings(max_examples=2000, deadline=None)
 def test_counts_rise_with_the_rate_at_a_fixed_quantile(u, low, step):
     both = poisson_quantile(np.array([u, u]), np.array([low, low + step]))
     assert both[1] >= both[0]

@@ -11,6 +11,8 @@ from scipy import special
 
 BLOCK = 512
 _SEARCH_UP_TO = 30.0
+# nearer to 1 the sum of terms no longer resolves the quantile in double precision
+_HIGHEST_QUANTILE = 1.0 - 1e-12
 
 
 def stream(seed: int, name: str, *index: int) -> np.random.Generator:
@@ -76,13 +78,13 @@ def poisson_quantile(quantile: np.ndarray, rate: np.ndarray) -> np.ndarray:
     """Smallest k with P(Poisson(rate) <= k) >= quantile, elementwise, for quantiles in [0, 1).
 
     Sequential search for small rates (fast, most of single-cell data), the inverse incomplete gamma function for
-    large ones. Increasing in the rate at a fixed quantile.
+    large ones. Increasing in the rate at a fixed quantile. Quantiles above 1 - 1e-12 are taken as 1 - 1e-12.
 
     Returns
     -------
     float32 array of the shape of ``rate``.
     """
-    u, lam = quantile.ravel(), rate.ravel()
+    u, lam = np.minimum(quantile.ravel(), _HIGHEST_QUANTILE), rate.ravel()
     counts = np.zeros(lam.shape, dtype=np.float32)
     large = np.flatnonzero(lam > _SEARCH_UP_TO)
     if large.size:
@@ -93,8 +95,7 @@ def poisson_quantile(quantile: np.ndarray, rate: np.ndarray) -> np.ndarray:
     active = np.flatnonzero((u > term) & (lam <= _SEARCH_UP_TO))
     term, rest, lam = term[active], u[active] - term[active], lam[active]
     k = 0
-    # rounding can keep the sum of terms a hair below a quantile next to 1: the bound ends the search there
-    while active.size and k < 200:
+    while active.size:
         k += 1
         term = term * lam / k
         rest = rest - term
