@@ -18,23 +18,11 @@ from scipy import sparse
 
 import sccausal as scc
 from sccausal import metrics
+from sccausal.benchmark.tasks.integrate import read_pancreas
 
 
 def pancreas(data: Path) -> ad.AnnData:
-    """Two protocols; the celseq counts are restored from the transcript estimate n = -256 ln(1 - k / 256)."""
-    adata = sc.read_h5ad(data / "pancreas_two_batch.h5ad")
-    counts = sparse.csr_matrix(adata.layers["counts"]).tolil()
-    rows = np.flatnonzero(adata.obs["batch"] == "celseq")
-    celseq = sparse.csr_matrix(adata.layers["counts"])[rows].toarray()
-    counts[rows] = np.round(256 * (1 - np.exp(-celseq / 256)))
-    adata.layers["counts"] = counts.tocsr().astype(np.float32)
-    keep = np.asarray(adata.layers["counts"].sum(1)).ravel() > 0
-    adata = adata[keep].copy()
-    adata.X = adata.layers["counts"].copy()
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.highly_variable_genes(adata, n_top_genes=2000, batch_key="batch", subset=True)
-    return adata
+    return read_pancreas(data / "pancreas_two_batch.h5ad")
 
 
 def blood(data: Path) -> ad.AnnData:
@@ -62,17 +50,28 @@ def scvi_outputs(adata: ad.AnnData, setup: dict, init: dict, seed: int) -> dict[
 
 def our_model(adata: ad.AnnData, seed: int, **init):
     scvi.settings.seed = seed
-    several = adata.obs["batch"].nunique() > 1  # with two batches, a reference is a single one: nothing to remove
+    several = adata.obs["batch"].nunique() > 1
     scc.ScConCRL.setup_anndata(adata, batch_key="batch" if several else None)
-    model = scc.ScConCRL(adata, **init)
+    model = scc.ScConCRL(adata, align_queries=not several, **init)
     model.train(accelerator="cpu", enable_progress_bar=False)
     return model, adata
 
 
 def our_outputs(model, adata: ad.AnnData) -> dict[str, np.ndarray]:
     return {
-        "ScConCRL latent": model.get_latent_representation(adata),
-        "ScConCRL expression": np.asarray(model.get_normalized_expression(adata)),
+        "ScConCRL latent": model.get_latent_representation(adata, representation="integrated"),
+        "ScConCRL latent n^x": model.get_latent_representation(adata, representation="nx"),
+        "ScConCRL expression": np.asarray(model.get_normalized_expression(adata, denoise=True)),
+        "ScConCRL expression, each gene's own": np.asarray(model.get_normalized_expression(adata)),
+    }
+
+
+def paper_outputs(adata: ad.AnnData, seed: int) -> dict[str, np.ndarray]:
+    """One prior per batch, trained by the ELBO; n^x and expression rendered gene by gene."""
+    model, cells = our_model(adata, seed, batch_response="paper")
+    return {
+        "paper's form latent n^x": model.get_latent_representation(cells, representation="nx"),
+        "paper's form expression": np.asarray(model.get_normalized_expression(cells)),
     }
 
 
@@ -83,9 +82,14 @@ def raw_outputs(adata: ad.AnnData) -> dict[str, np.ndarray]:
 def online(adata: ad.AnnData, setup: dict, init: dict, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Each batch once as query: trained on the others, applied to all cells."""
     for query in adata.obs["batch"].unique():
-        reference = adata[adata.obs["batch"] != query].copy()
-        model, _ = our_model(reference, seed)
-        yield str(query), our_outputs(model, adata.copy())
+        is_query = (adata.obs["batch"] == query).to_numpy()
+        model, reference = our_model(adata[~is_query].copy(), seed)
+        mapped, own = our_outputs(model, adata[is_query].copy()), our_outputs(model, reference)
+        outputs = {}
+        for name, values in own.items():
+            outputs[name] = np.empty((adata.n_obs, values.shape[1]), dtype=np.float32)
+            outputs[name][~is_query], outputs[name][is_query] = values, mapped[name]
+        yield str(query), outputs
 
 
 def run(args) -> Results:
@@ -96,6 +100,7 @@ def run(args) -> Results:
             jobs = {
                 "raw": lambda a=adata: raw_outputs(a),
                 "scVI": lambda a=adata, s=seed, k=setup, i=init: scvi_outputs(a.copy(), k, i, s),
+                "paper": lambda a=adata, s=seed: paper_outputs(a.copy(), s),
                 "ScConCRL": lambda a=adata, s=seed: our_outputs(*our_model(a.copy(), s)),
             }
             for job, make in jobs.items():
@@ -128,7 +133,7 @@ def scored(adata: ad.AnnData, outputs: dict[str, np.ndarray]) -> dict:
 
 def main() -> None:
     p = parser(__doc__ or "", default_out="integration.jsonl")
-    p.add_argument("--methods", nargs="+", default=["raw", "scVI", "ScConCRL", "online"])
+    p.add_argument("--methods", nargs="+", default=["raw", "scVI", "ScConCRL", "paper", "online"])
     args = p.parse_args()
     results = Results(args.out) if args.report else run(args)
     frame = pd.DataFrame({"data": r["data"], "mode": r["mode"], **score} for r in results.rows for score in r["scores"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -58,6 +59,10 @@ class CausalModel(PersistenceMixin, VAEMixin, ArchesMixin, BaseModelClass):
         Needed for the capability ``"grn"``.
     ``_assumptions() -> list[Check]``
         The checks of :meth:`identifiability_report`.
+
+    ``_met(adata) -> context manager``
+        Entered with new cells that are registered with the model, for models that learn something from the cells of a
+        query together; default: nothing happens.
 
     Values kept beside the weights are instance attributes ending in ``_`` (plain values, arrays, frames).
     """
@@ -231,6 +236,9 @@ class CausalModel(PersistenceMixin, VAEMixin, ArchesMixin, BaseModelClass):
         return IdentifiabilityReport(type(self).__name__, self._assumptions())
 
     # hooks -----------------------------------------------------------------------------------------------------------
+
+    def _met(self, adata: AnnData) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _encode(self, tensors: dict[str, torch.Tensor], representation: str) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} does not implement _encode.")

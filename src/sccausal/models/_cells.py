@@ -152,7 +152,8 @@ def registered(
     manager = type(model)._get_most_recent_anndata_manager(cells, required=True)
     model._register_manager_for_instance(manager)
     try:
-        yield cells
+        with model._met(cells):
+            yield cells
     finally:
         forget_manager(model, cells)
 

@@ -29,6 +29,8 @@ def query_model(cls: type[CausalModel], saved: SavedModel, adata: AnnData, unfro
     arguments = {**saved.init_params["non_kwargs"]}
     for extra in saved.init_params["kwargs"].values():
         arguments.update(extra)
+    # sizes that a default takes from the number of batches stay those of the reference
+    arguments.update(saved.attributes.get("query_arguments_", {}))
     model = cls(adata, **arguments)
     for name, value in saved.attributes.items():
         if name not in _RUN:

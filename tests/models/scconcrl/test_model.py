@@ -38,6 +38,7 @@ def cells(
     batch_shift: float = 0.0,
     confounded: bool = False,
     composition: bool = False,
+    bent_batch: float = 0.0,
     condition: bool = False,
     controls_everywhere: bool = True,
     skew: bool = True,
@@ -73,6 +74,8 @@ def cells(
     outside = noise + np.eye(2)[kind] @ effect + (dose * (1 + 0.5 * kind[:, None])) @ push + pair
     clean = outside @ np.linalg.inv(np.eye(m) - A) + 5
     x = clean + batch_shift * batch[:, None] * np.random.default_rng(7).normal(size=m)
+    square = np.square((clean - clean.mean(0)) / clean.std(0))
+    x = x + bent_batch * batch[:, None] * square * np.random.default_rng(8).normal(size=m)
     names = [f"g{i}" for i in range(m)]
     label = ["+".join(names[t] for t in np.flatnonzero(row)) or "control" for row in dose]
     obs = pd.DataFrame(
@@ -222,7 +225,8 @@ PAIRS = [
     ("combinations are additive", {"condition": True, "targets": 2}, {"interaction": 2.0}),
     ("no feedback", {"condition": True, "targets": 2}, {"feedback": True}),
     ("directions are identifiable", {"condition": True}, {"skew": False}),
-    ("batch is removed", {"condition": True, "batch_shift": 1.0}, {"composition": True}),
+    ("batches share cell types", {"condition": True, "batch_shift": 1.0}, {"composition": True}),
+    ("batch is removed", {"condition": True, "batch_shift": 1.0}, {"bent_batch": 6.0}),
 ]
 
 

@@ -217,15 +217,19 @@ def test_every_term_carries_a_share_of_the_gradient():
     assert {"guide", "sparsity", "acyclicity", "population", "batch_adversary", "condition_adversary"} <= set(terms)
     elbo_loss = out.reconstruction_loss_sum / len(x) + out.kl_local_sum / len(x)
 
-    def norm(value: torch.Tensor) -> float:
+    def sizes(value: torch.Tensor) -> list[float]:
         grads = torch.autograd.grad(value, list(module.parameters()), retain_graph=True, allow_unused=True)
-        return float(torch.sqrt(sum((g.square().sum() for g in grads if g is not None), torch.zeros(()))))
+        return [0.0 if g is None else float(g.norm()) for g in grads]
 
-    total = norm(elbo_loss)
-    shares = {name: norm(value) / total for name, value in terms.items()}
-    # the two below are zero where their aim is reached: a graph without cycles, a response at its start
-    for name in set(shares) - {"acyclicity", "response_decay", "sparsity"}:
-        assert shares[name] > 0.01, shares
+    # a term may train parameters that the ELBO leaves alone: its share counts where it acts most
+    elbo = sizes(elbo_loss)
+    shares = {
+        name: max(g / (g + e) if g > 0 else 0.0 for g, e in zip(sizes(value), elbo, strict=True))
+        for name, value in terms.items()
+    }
+    # zero where its aim is reached: a graph without cycles
+    for name in set(shares) - {"acyclicity"}:
+        assert shares[name] > 0.01, (name, shares)
 
 
 def test_switches_of_the_ablation():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+from scipy.stats.contingency import association, crosstab
 
 from sccausal.data import KEYS
 from sccausal.models._identifiability import Check
@@ -19,6 +20,7 @@ def assumptions(model: Any) -> list[Check]:
     cells = _Cells(model)
     checks = [
         _overlap(cells),
+        _shared_types(cells),
         _controls(cells),
         _domains(cells, model.module),
         _additive(cells),
@@ -64,18 +66,31 @@ def _overlap(cells: _Cells) -> Check:
     text = "Every batch holds cells under several interventions, so that the two domains can be told apart."
     if cells.batch.max() == 0 or not cells.dose.shape[1]:
         return Check(name, text, True, "holds", None, "There is one batch, or no intervention: nothing to confound.")
-    table = np.zeros((cells.batch.max() + 1, cells.intervention.max() + 1))
-    np.add.at(table, (cells.batch, cells.intervention), 1)
-    table = table[table.sum(1) > 0]
-    expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
-    chi2 = ((table - expected) ** 2 / expected).sum() / table.sum()
-    cramer = float(np.sqrt(chi2 / max(min(table.shape) - 1, 1)))
+    table = crosstab(cells.batch, cells.intervention).count
+    cramer = float(association(table, method="cramer"))
     single = int(((table > 0).sum(1) == 1).sum())
     verdict: Literal["holds", "violated"] = "violated" if single or cramer > 0.5 else "holds"
     return Check(
         name, text, True, verdict, cramer,
         f"Cramer's V of batch and intervention; {single} of {len(table)} batches hold one intervention only. "
         "Where it is large, an effect of the batch is taken for one of the intervention, or the reverse.",
+    )  # fmt: skip
+
+
+def _shared_types(cells: _Cells) -> Check:
+    name = "batches share cell types"
+    text = "Batches hold the same kinds of cells in much the same shares, so that what differs is the batch."
+    if cells.batch.max() == 0:
+        return Check(name, text, True, "holds", None, "There is one batch.")
+    if cells.labels.max() == 0:
+        return Check(name, text, False, "unknown", None, "Give labels_key: without it the two cannot be told apart.")
+    table = crosstab(cells.batch, cells.labels).count
+    strength = float(association(table, method="cramer"))
+    alone = int((np.count_nonzero(table, axis=0) == 1).sum())
+    return Check(
+        name, text, True, "violated" if strength > 0.6 else "holds", strength,
+        f"Cramer's V of batch and label; {alone} of {table.shape[1]} labels are in one batch only. Where it is large, "
+        "cells of different kinds may be taken for each other's counterparts.",
     )  # fmt: skip
 
 
@@ -211,7 +226,7 @@ def _no_leakage(cells: _Cells, model: Any) -> Check:
     return Check(
         name, text, True, "violated" if accuracy > chance + 0.1 else "holds", accuracy,
         f"Balanced accuracy of a fresh probe on n^x ({chance:.2f} is chance). Above it, batches differ in more than "
-        "n^b removes: other cell types, or too weak an adversary.",
+        "n^b removes: cell types of their own, or an offset that is not linear in the state.",
     )  # fmt: skip
 
 

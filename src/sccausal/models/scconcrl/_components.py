@@ -189,7 +189,7 @@ class DomainEncoder(nn.Module):
 
 
 class DomainPrior(nn.Module):
-    """Prior of one block of domain latents given a category: a mean and a scale per category.
+    """Prior of one block of domain latents given a category: a mean, which may follow the cell state, and a scale.
 
     On a single label a table is the most general map there is, so no net stands behind it.
 
@@ -199,13 +199,23 @@ class DomainPrior(nn.Module):
         Number of categories.
     n_latent
         Dimension of the block.
+    n_state
+        Dimension of the state on which the mean depends; 0 for none.
     """
 
-    def __init__(self, n_category: int, n_latent: int) -> None:
+    def __init__(self, n_category: int, n_latent: int, n_state: int = 0) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.randn(n_category, n_latent) * 0.1)
+        self.slope = nn.Parameter(torch.zeros(n_category, n_state, n_latent)) if n_state else None
         self.log_scale = nn.Parameter(torch.full((n_category, n_latent), -0.5))
 
-    def forward(self, category: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (n, k) for integer codes (n,)."""
-        return self.mean[category], (2 * self.log_scale[category]).clamp(-12, 6).exp()
+    def location(self, category: Tensor, state: Tensor | None = None) -> Tensor:
+        """Mean (n, k) for integer codes (n,) and scores (n, d)."""
+        mean = self.mean[category]
+        if self.slope is None or state is None:
+            return mean
+        return mean + torch.bmm(state.unsqueeze(1), self.slope[category]).squeeze(1)
+
+    def variance(self, category: Tensor) -> Tensor:
+        """Variance (n, k) for integer codes (n,)."""
+        return (2 * self.log_scale[category]).clamp(-12, 6).exp()

@@ -78,6 +78,10 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     response
         ``"state"``: the effect of an intervention depends on the state of the cell, and predicted mean changes of
         populations are fitted to the observed ones. ``"paper"``: one prior per condition; tends to predict no change.
+    batch_response
+        ``"state"``: the offset of a batch depends on the state of the cell; it is measured between populations that are
+        mutual nearest neighbours across batches, and held while the rest is trained. ``"paper"``: one prior per batch,
+        learned by the ELBO, which leaves part of the batch in the cells.
     response_start
         ``"shrinkage"``: closed-form regression of the changes on the state of the populations, shrunken gene by gene;
         ``"mean"``: mean shift; ``"zero"``.
@@ -102,6 +106,10 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     structure_every
         Steps between two evaluations of the terms that factorise the graph; default 1 up to 128 regulators, then more.
 
+    align_queries
+        Take all cells that are passed later as one batch the model has not seen: for models trained on a single batch.
+        With ``batch_key``, batches that were not in training are recognised and aligned without it.
+
     Notes
     -----
     Strata of the population loss are ``labels_key`` x ``batch_key``; without labels cells are clustered. The
@@ -124,7 +132,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation", "grn"})
-    representations: ClassVar[tuple[str, ...]] = ("nx", "z", "nb", "state")
+    representations: ClassVar[tuple[str, ...]] = ("nx", "z", "nb", "state", "integrated")
     _accepts_new_batches: ClassVar[bool] = True
     _module_cls = ScConCRLModule
 
@@ -146,6 +154,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         acyclicity: AcyclicityKind | None = "logdet",
         sparsity: Literal["l1", "frobenius"] = "l1",
         response: Literal["state", "paper"] = "state",
+        batch_response: Literal["state", "paper"] = "state",
         response_start: Literal["shrinkage", "mean", "zero"] = "shrinkage",
         graph_start: Literal["ridge", "random"] = "ridge",
         adversary: Literal["confusion", "reversal"] = "confusion",
@@ -158,10 +167,12 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         response_decay: float = 1.0,
         loss_scale: Literal["gene", "paper"] = "gene",
         structure_every: int | None = None,
+        align_queries: bool = False,
     ) -> None:
         super().__init__(adata, registry)
         genes = [str(g) for g in self.get_var_names()] if adata is not None else self._registry_genes()
         self.response_start_, self.graph_start_ = response_start, graph_start
+        self.align_queries_ = bool(align_queries)
         self.ensemble_: dict[str, Any] | None = None
         check_likelihood(gene_likelihood)
         if gene_likelihood != "gaussian" and adata is not None:
@@ -187,6 +198,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
             acyclicity=acyclicity,
             sparsity=sparsity,
             response=response,
+            batch_response=batch_response,
             adversary=adversary,
             batch_adversary_weight=batch_adversary_weight,
             condition_adversary_weight=condition_adversary_weight,
@@ -198,6 +210,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
             loss_scale=loss_scale,
             structure_every=structure_every,
         )
+        self.query_arguments_ = {"n_domain_latent": self.module.n_batch_latent or None}
         self._model_summary_string = (
             f"ScConCRL: {stats.n_vars} genes, {self.module.graph.n_regulators} regulators, "
             f"{self.module.n_batch} batch(es), {n_targets} target(s), {gene_likelihood} likelihood, "
@@ -285,6 +298,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
             n_batch=self.module.n_batch,
             n_state=self.module.n_state,
             log_counts=self.module.gene_likelihood != "gaussian",
+            by_state=self.module.batch_response == "state",
             seed=settings.seed or 0,
         )
         if self.module.n_targets and statistics.populations is None:
@@ -385,6 +399,8 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
 
     def _encode(self, tensors: dict[str, Tensor], representation: str) -> Tensor:
         out = self.module.inference(**self.module._get_inference_input(tensors))
+        if representation == "integrated":
+            return self._coordinates(out, tensors)
         return {"nx": out["nx"], "z": out["h"], "nb": out["nb_mean"], "state": out["state"]}[representation]
 
     def _assumptions(self) -> list[Check]:

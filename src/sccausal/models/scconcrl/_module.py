@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +18,21 @@ from sccausal.data import KEYS
 from sccausal.models.scconcrl._components import AffineMap, DomainEncoder, DomainPrior, GeneMap, gene_map, line_of
 from sccausal.models.scconcrl._likelihood import Likelihood, check_likelihood, count_log_likelihood, gaussian
 from sccausal.models.scconcrl._start import StartMixin
+from sccausal.models.scconcrl._statistics import N_REFERENCE
 from sccausal.models.scconcrl._terms import TermsMixin
 from sccausal.nn.adversary import DomainDiscriminator, DomainWeights
 from sccausal.nn.graph import AcyclicityKind, SEMGraph
 from sccausal.nn.response import InterventionResponse
 from sccausal.train import register_lagrangian_buffers
+
+
+class UnseenBatches(NamedTuple):
+    """Offsets of batches from the average one, by state, in standardised features: (q, m) and (q, d, m)."""
+
+    level: Tensor
+    slope: Tensor
+    is_all: bool = False
+    """Whether all cells at hand are of one such batch."""
 
 
 class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
@@ -59,6 +69,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         acyclicity: AcyclicityKind | None = "logdet",
         sparsity: Literal["l1", "frobenius"] = "l1",
         response: Literal["state", "paper"] = "state",
+        batch_response: Literal["state", "paper"] = "state",
         adversary: Literal["confusion", "reversal"] = "confusion",
         batch_adversary_weight: float = 0.2,
         condition_adversary_weight: float = 0.0,
@@ -74,7 +85,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         super().__init__()
         check_likelihood(gene_likelihood)
         self.n_genes, self.n_batch, self.n_targets = n_genes, n_batch, n_targets
-        self.gene_likelihood, self.response_kind = gene_likelihood, response
+        self.gene_likelihood, self.response_kind, self.batch_response = gene_likelihood, response, batch_response
         self.acyclicity, self.sparsity, self.adversary = acyclicity, sparsity, adversary
         self.guide_weight, self.guide_input, self.sparsity_weight = guide_weight, guide_input, sparsity_weight
         self.population_weight = population_weight if response == "state" else 0.0
@@ -82,11 +93,12 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         self.per_gene = 1.0 / n_genes if loss_scale == "gene" else 1.0
         self.is_gene_wise = encoder != "dense" and decoder != "dense"
         # blocks of n^b: batch first, condition second
-        # B batches differ in B - 1 directions; more latents would be free to hold biology
-        self.n_batch_latent = (n_domain_latent or min(n_batch - 1, 16)) if n_batch > 1 else 0
+        self.n_state = min(n_state, n_genes)
+        # B batches differ in B - 1 directions, times what the state adds; more latents would be free to hold biology
+        directions = (n_batch - 1) * (1 + self.n_state) if batch_response == "state" else n_batch - 1
+        self.n_batch_latent = (n_domain_latent or min(directions, 32)) if n_batch > 1 else 0
         self.n_condition_latent = (n_condition_latent or max(16, min(64, n_targets + 8))) if n_targets else 0
         self.n_domain = self.n_batch_latent + self.n_condition_latent
-        self.n_state = min(n_state, n_genes)
         # genes
         self.encoder = gene_map(encoder, n_genes, width=residual_width, n_hidden=n_hidden)
         self.decoder = gene_map(decoder, n_genes, width=residual_width, n_hidden=n_hidden)
@@ -102,13 +114,14 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         register_lagrangian_buffers(self)
         # domains
         if self.n_domain:
-            self.domain_effect = nn.Parameter(torch.randn(self.n_domain, n_genes) / n_genes**0.5)
             self.domain_encoder = DomainEncoder(n_genes, self.n_domain, n_hidden=n_hidden, dropout=dropout)
-        else:
-            self.register_buffer("domain_effect", torch.zeros(0, n_genes), persistent=False)
+        self._add_total("batch_total", self.n_batch_latent)
+        self._add_total("condition_total", self.n_condition_latent)
         if n_batch > 1:
-            self.batch_prior = DomainPrior(n_batch, self.n_batch_latent)
-            self.log_reach = nn.Parameter(torch.zeros(()))
+            by_state = self.n_state if batch_response == "state" else 0
+            self.batch_prior = DomainPrior(n_batch, self.n_batch_latent, by_state)
+            if not by_state:
+                self.log_reach = nn.Parameter(torch.zeros(()))
             # batches that query data bring later are no anchors
             self.register_buffer("n_anchors", torch.tensor(n_batch))
         if n_targets:
@@ -118,6 +131,12 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
             self.control_log_scale = nn.Parameter(torch.full((self.n_condition_latent,), -0.5))
         self._add_discriminators(n_batch, n_interventions, batch_adversary_weight, condition_adversary_weight)
         self._register_statistics()
+
+    def _add_total(self, name: str, k: int) -> None:
+        if k:
+            self.register_parameter(name, nn.Parameter(torch.randn(k, self.n_genes) / self.n_genes**0.5))
+        else:
+            self.register_buffer(name, torch.zeros(0, self.n_genes), persistent=False)
 
     def _add_discriminators(self, n_batch: int, n_interventions: int, batch: float, condition: float) -> None:
         self.adversary_weights = {}
@@ -142,14 +161,23 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         self.register_buffer("axes", torch.zeros(m, self.n_state))
         self.register_buffer("total_effect", torch.zeros(self.n_domain, m), persistent=self.n_domain > 0)
         self.register_buffer("state_effect", torch.zeros(self.n_domain, self.n_state), persistent=self.n_domain > 0)
+        self.register_buffer("reference_features", torch.zeros(N_REFERENCE, m))
+        self.register_buffer("reference_cells", torch.zeros(N_REFERENCE))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    unseen: UnseenBatches | None = None
+    """Batches of the cells at hand that the model was not trained on, for the length of one query."""
 
     # ------------------------------------------------------------------ inference
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor | None]:
         x = tensors[REGISTRY_KEYS.X_KEY]
-        dose = tensors.get(KEYS.INTERVENTION)
-        return {"x": x, "dose": x.new_zeros(x.shape[0], self.n_targets) if dose is None else dose}
+        dose, batch = tensors.get(KEYS.INTERVENTION), tensors.get(KEYS.BATCH)
+        return {
+            "x": x,
+            "dose": x.new_zeros(x.shape[0], self.n_targets) if dose is None else dose,
+            "batch": None if batch is None else batch.long().reshape(-1),
+        }
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised log-normalised expression (n, m) and library sizes (n, 1)."""
@@ -159,7 +187,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         return (x - self.mean) / self.scale, library
 
     @auto_move_data
-    def inference(self, x: Tensor, dose: Tensor, n_samples: int = 1) -> dict[str, Tensor]:
+    def inference(self, x: Tensor, dose: Tensor, batch: Tensor | None = None, n_samples: int = 1) -> dict[str, Tensor]:
         """Posterior of the latent genes, the domain latents and the exogenous part."""
         features, library = self.features(x)
         h = self.encoder(features)
@@ -167,34 +195,61 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         if self.training and not self.integrates_noise:
             z = h + torch.randn_like(h) * torch.exp(0.5 * self.log_posterior_var)
         nb_mean = nb_var = h.new_zeros(h.shape[0], 0)
+        code = self._known_batch(batch, h.shape[0])
+        scores = features.detach() @ self.axes
         if self.n_domain:
-            nb_mean, nb_var = self.domain_posterior(features)
+            linear, rest, nb_var = self.domain_encoder(features)
+            nb_mean = linear + rest
+            if self.n_condition_latent:
+                treated = (dose != 0).any(1, keepdim=True)
+                k = self.n_batch_latent
+                scores = scores - (nb_mean[:, k:].detach() * treated) @ self.state_effect[k:]
+            if self.n_batch_latent:
+                mine = self._batch_posterior(linear, rest, scores, code)
+                nb_mean = torch.cat([mine, nb_mean[:, self.n_batch_latent :]], 1)
+        state = self.state(scores, nb_mean, code)
         A = self.graph.matrix()
-        nx = self.exogenous(h, nb_mean, A)
-        state = self.state(features, nb_mean, dose)
-        return {
+        out = {
             "features": features, "library": library, "h": h, "z": z,
-            "nb_mean": nb_mean, "nb_var": nb_var, "nx": nx, "state": state, "A": A,
+            "nb_mean": nb_mean, "nb_var": nb_var, "scores": scores, "state": state, "A": A,
         }  # fmt: skip
+        own = h
+        if self.unseen is not None:
+            out["unseen_offset"] = self.unseen_offset(scores, code)
+            own = h - out["unseen_offset"]
+        out["nx"] = self.exogenous(own, nb_mean, A)
+        return out
 
-    def domain_posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of q(n^b|x), (n, k) each.
+    def _known_batch(self, batch: Tensor | None, n: int) -> Tensor:
+        # codes beyond the batches of the model and those aligned with it stand for the average batch, which is last
+        n_unseen = 0 if self.unseen is None else len(self.unseen.level)
+        last = self.n_batch + n_unseen
+        if self.unseen is not None and self.unseen.is_all:
+            return torch.full((n,), self.n_batch, device=self.mean.device)
+        if batch is None:
+            return torch.full((n,), last, device=self.mean.device)
+        return torch.where((batch < 0) | (batch > last), last, batch).to(self.mean.device)
 
-        In the batch block the linear part says how near a cell is to the prior mean of each batch of training; the
-        mean is the average of these, weighted by nearness. A cell that is plainly of one batch thus gets exactly its
-        latent, whatever its biology. Beyond the reach of all of them (an unseen batch) the linear part itself counts.
+    def _batch_posterior(self, linear: Tensor, rest: Tensor, scores: Tensor, code: Tensor) -> Tensor:
+        """Mean of q(n^b|x) in the batch block, (n, k).
+
+        With offsets that follow the state, a cell has the latent of its batch at its scores, and the average batch is
+        at zero. In the paper's form expression alone tells: the linear part says how near a cell is to the prior mean
+        of each batch, and the mean is the average of these, weighted by nearness. Beyond the reach of all of them (an
+        unseen batch) the linear part itself counts.
         """
-        linear, rest, var = self.domain_encoder(features)
         k = self.n_batch_latent
-        if not k:
-            return linear + rest, var
+        if self.batch_response == "state":
+            known = code < self.n_batch
+            mean = self.batch_prior.location(torch.where(known, code, 0), scores) * known[:, None]
+            return mean.detach() if self.holds_batches else mean
         anchors = self.batch_prior.mean[: int(self.n_anchors)]
         distance = torch.cdist(linear[:, :k], anchors).square()
         square = distance * torch.exp(-2 * self.log_reach)
         near = torch.softmax(-0.5 * square, dim=1) @ anchors
         # within a batch the distance is about sqrt(k) of its spread; three more are not chance
         known = torch.sigmoid(4 * (k**0.5 + 2.5 - square.min(1, keepdim=True).values.clamp_min(1e-12).sqrt()))
-        return torch.cat([known * near + (1 - known) * linear[:, :k], linear[:, k:]], 1) + rest, var
+        return known * near + (1 - known) * linear[:, :k] + rest[:, :k]
 
     def exogenous(self, z: Tensor, nb: Tensor, A: Tensor | None = None) -> Tensor:
         """Inverse SEM: what neither regulators nor domains explain, (n, m); ``A`` if it is at hand."""
@@ -212,7 +267,7 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         The parameter is their total effect ``A_xb (I - A_xx)^-1``: what a domain does to expression then stays what it
         is while the graph is learned, and the graph explains what domains leave over.
         """
-        return self._direct(self.domain_effect, self.graph.matrix())
+        return self._direct(self.effect(), self.graph.matrix())
 
     @property
     def cuts_response(self) -> bool:
@@ -223,38 +278,88 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         """
         return self.training and self.populations is not None and self.population_weight > 0
 
+    @property
+    def holds_batches(self) -> bool:
+        """Whether the effect of the batches stays as measured between matched populations.
+
+        The ELBO would shrink it, since cells pay for it through the noise of their domain latents. Batches that a
+        query brings are learned.
+        """
+        return self.training and self.batch_response == "state" and self.n_batch == int(self.n_anchors)
+
+    def effect(self) -> Tensor:
+        """Total effect of the domain latents on the latent genes (k, m)."""
+        return torch.cat([self._batch_effect(), self.condition_total])
+
+    def _batch_effect(self) -> Tensor:
+        if self.batch_response == "paper":
+            return self.batch_total
+        # measured in features: latent genes follow by the slope of the encoder, wherever training has brought it
+        return self.batch_total * line_of(self.encoder).slope.detach()
+
     def elbo_effect(self) -> Tensor:
-        """Total effect of the domain latents on the genes (k, m) as the ELBO sees it."""
-        if not self.cuts_response:
-            return self.domain_effect
-        k = self.n_batch_latent
-        return torch.cat([self.domain_effect[:k], self.domain_effect[k:].detach()])
+        """The same as the ELBO sees it: what is fitted to whole populations is a constant there."""
+        batch, condition = self._batch_effect(), self.condition_total
+        return torch.cat(
+            [batch.detach() if self.holds_batches else batch, condition.detach() if self.cuts_response else condition]
+        )
 
     def propagate(self, nx: Tensor, nb: Tensor) -> Tensor:
         """SEM: latent expression (n, m) that exogenous parts and domain latents lead to."""
         z = self.graph.solve(nx)
-        return z + nb @ self.domain_effect if self.n_domain else z
+        return z + nb @ self.effect() if self.n_domain else z
 
-    def state(self, features: Tensor, nb_mean: Tensor, dose: Tensor) -> Tensor:
-        """Cell state (n, d): principal scores from which batch and intervention have been taken out."""
+    def state(self, scores: Tensor, nb_mean: Tensor, code: Tensor) -> Tensor:
+        """Cell state (n, d): principal scores (n, d) without intervention, from which the batch is taken out."""
         k = self.n_batch_latent
-        scores = features.detach() @ self.axes
         if k:
-            scores = scores - (nb_mean[:, :k].detach() - self.average_batch()) @ self.state_effect[:k]
-        if self.n_condition_latent:
-            treated = (dose != 0).any(1, keepdim=True)
-            scores = scores - (nb_mean[:, k:].detach() * treated) @ self.state_effect[k:]
-        return scores
+            scores_of_batch = (nb_mean[:, :k].detach() - self.average_batch()) @ self.state_effect[:k]
+            if self.unseen is None:
+                return scores - scores_of_batch
+            return scores - scores_of_batch - self._unseen_features(scores, code) @ self.axes
+        return scores if self.unseen is None else scores - self._unseen_features(scores, code) @ self.axes
+
+    def _unseen_features(self, scores: Tensor, code: Tensor) -> Tensor:
+        assert self.unseen is not None
+        row = (code - self.n_batch).clamp(0, len(self.unseen.level) - 1)
+        offset = self.unseen.level[row] + torch.bmm(scores.unsqueeze(1), self.unseen.slope[row]).squeeze(1)
+        is_unseen = (code >= self.n_batch) & (code < self.n_batch + len(self.unseen.level))
+        return offset * is_unseen[:, None]
+
+    def unseen_offset(self, scores: Tensor, code: Tensor) -> Tensor:
+        """Offset of the latent genes (n, m) in cells of batches that the model was not trained on."""
+        return self._unseen_features(scores, code) * line_of(self.encoder).slope
 
     def average_batch(self) -> Tensor:
-        """Prior mean of the batch latents, averaged over the batches of training."""
+        """Latent of the average batch of training, (k,)."""
+        if self.batch_response == "state":
+            return self.batch_prior.mean.new_zeros(self.n_batch_latent)
         return self.batch_prior.mean[: int(self.n_anchors)].detach().mean(0)
+
+    def latent_in_batch(self, state: Tensor, code: int) -> Tensor:
+        """Batch latents (n, k) that cells of ``state`` (n, d) have in the batch ``code``."""
+        prior = self.batch_prior
+        if prior.slope is None:
+            return prior.mean[code].expand(len(state), -1)
+        # a cell of state s has the scores t there: t = s + (mean + t slope) effect
+        effect = self.state_effect[: self.n_batch_latent]
+        own = torch.eye(self.n_state, device=state.device) - prior.slope[code] @ effect
+        scores = torch.linalg.lstsq(own.T, (state + prior.mean[code] @ effect).T).solution.T
+        return prior.mean[code] + scores @ prior.slope[code]
+
+    @torch.no_grad()
+    def state_loading(self) -> tuple[Tensor, Tensor]:
+        """Features as the state tells them: centre (m,) and change per unit of state (d, m)."""
+        loading = torch.linalg.pinv(self.axes)
+        weight = self.reference_cells / self.reference_cells.sum().clamp_min(1)
+        mean = weight @ self.reference_features
+        return mean - (mean @ self.axes) @ loading, loading
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Renew what is derived from the total effect of the domain latents."""
         if self.n_domain:
-            self.total_effect.copy_(self.domain_effect.detach())
+            self.total_effect.copy_(self.effect().detach())
             slope = line_of(self.encoder).slope
             self.state_effect.copy_((self.total_effect / _away_from_zero(slope)) @ self.axes)
 

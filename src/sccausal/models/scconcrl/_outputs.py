@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,6 +20,8 @@ from sccausal._errors import NotSupportedError, unknown_name
 from sccausal.data import KEYS
 from sccausal.grn import Network
 from sccausal.models._cells import registered
+from sccausal.models.scconcrl._components import line_of
+from sccausal.models.scconcrl._unseen import unseen_batches
 from sccausal.nn.graph import dag_threshold
 
 if TYPE_CHECKING:
@@ -87,6 +90,7 @@ class OutputsMixin:
         batch: str | None = None,
         condition: str | None = None,
         library_size: float = 1e4,
+        denoise: bool = False,
         residual: float = 0.0,
         batch_size: int | None = None,
         return_numpy: bool = False,
@@ -104,6 +108,9 @@ class OutputsMixin:
             Intervention to render the cells under, as in ``model.perturbation.predict``; ``None`` leaves their own.
         library_size
             Sum of each cell's expression for count likelihoods; Gaussian models answer in the unit of the data.
+        denoise
+            Render the state of the cells instead of each gene's own value: what genes share remains, what is in one
+            gene of one cell only is left out.
         residual
             Share of what the model does not explain of a cell that is added back, 0..1 (Gaussian only).
         %(batch_size)s
@@ -117,45 +124,102 @@ class OutputsMixin:
         self._check_if_trained(warn=False)
         module = self.module
         module.eval()
-        target = self._batch_latent(batch)
+        self._check_batch(batch)
         dose = None if condition is None else torch.as_tensor(self.codec.parse(condition), device=module.mean.device)
         parts = []
         with registered(cast("CausalModel", self), adata, as_control=True) as cells:
             rows = np.arange(cells.n_obs) if indices is None else np.asarray(indices)
             names = cells.obs_names[rows]
             for tensors in self._make_data_loader(cells, indices=rows, batch_size=batch_size):
-                parts.append(self._rendered(tensors, target, dose, library_size, residual).cpu().numpy())
+                parts.append(self._rendered(tensors, batch, dose, library_size, denoise, residual).cpu().numpy())
         values = np.concatenate(parts)
         if return_numpy:
             return values
         return pd.DataFrame(values, index=names, columns=[str(g) for g in self.get_var_names()])
 
-    def _batch_latent(self, batch: str | None) -> Tensor | None:
-        module = self.module
-        if not module.n_batch_latent or batch == "own":
-            return None
-        if batch is None:
-            return module.average_batch()
-        known = [str(b) for b in state_registry(self.registry_, KEYS.BATCH)["categorical_mapping"]]
-        if str(batch) not in known:
+    @contextmanager
+    def _met(self, adata: AnnData) -> Iterator[None]:
+        manager = cast("CausalModel", self).get_anndata_manager(adata, required=True)
+        batch = np.ravel(manager.get_from_registry(KEYS.BATCH)).astype(int)
+        dose = np.zeros((adata.n_obs, 0))
+        if self.module.n_targets:
+            dose = np.asarray(manager.get_from_registry(KEYS.INTERVENTION), dtype=float)
+        if self.align_queries_:
+            batch = np.full(adata.n_obs, self.module.n_batch)
+        unseen = unseen_batches(self.module, manager.get_from_registry(KEYS.X), batch, dose)
+        self.module.unseen = None if unseen is None else unseen._replace(is_all=self.align_queries_)
+        try:
+            yield
+        finally:
+            self.module.unseen = None
+
+    def _check_batch(self, batch: str | None) -> None:
+        known = self._batch_names()
+        if batch not in (None, "own") and str(batch) not in known:
             raise unknown_name("batch", str(batch), known, "the batches of training")
-        return module.batch_prior.mean[known.index(str(batch))]
+
+    def _batch_names(self) -> list[str]:
+        return [str(b) for b in state_registry(self.registry_, KEYS.BATCH)["categorical_mapping"]]
+
+    def _batch_shift(self, out: dict[str, Tensor], batch: str | None) -> Tensor:
+        """What brings the batch latents of the cells (n, k) to those of ``batch``, ``None`` for the average batch."""
+        module, state = self.module, out["state"]
+        own = out["nb_mean"][:, : module.n_batch_latent]
+        if batch == "own" or not module.n_batch_latent:
+            return torch.zeros_like(own)
+        if batch is None:
+            return module.average_batch() - own
+        return module.latent_in_batch(state, self._batch_names().index(str(batch))) - own
 
     def _rendered(
-        self, tensors: dict[str, Tensor], batch: Tensor | None, dose: Tensor | None, library: float, residual: float
+        self,
+        tensors: dict[str, Tensor],
+        batch: str | None,
+        dose: Tensor | None,
+        library: float,
+        denoise: bool,
+        residual: float,
     ) -> Tensor:
         module = self.module
         out = module.inference(**module._get_inference_input(tensors))
-        shift = torch.zeros_like(out["nb_mean"])
-        if batch is not None:
-            shift[:, : module.n_batch_latent] = batch - out["nb_mean"][:, : module.n_batch_latent]
+        h = out["h"]
+        shift = F.pad(self._batch_shift(out, batch), (0, module.n_condition_latent))
         if dose is not None:
             shift = shift + self._condition_shift(out, dose.expand(len(shift), -1))
-        rendered = module.decode(out["h"] + shift @ module.total_effect, library)
+        seen = self._of_state(out, tensors) if denoise else h
+        moved = seen + shift @ module.total_effect
+        if batch != "own" and not denoise:
+            moved = moved - out.get("unseen_offset", 0.0)
+        elif batch == "own" and denoise:
+            moved = moved + out.get("unseen_offset", 0.0)
+        rendered = module.decode(moved, library)
         if residual and module.gene_likelihood == "gaussian":
-            rest = tensors[KEYS.X].to(rendered.device) - module.decode(out["h"], library)
+            rest = tensors[KEYS.X].to(rendered.device) - module.decode(seen, library)
             rendered = rendered + residual * rest
         return rendered
+
+    def _of_state(self, out: dict[str, Tensor], tensors: dict[str, Tensor]) -> Tensor:
+        """Latent genes (n, m) that the state, the batch and the intervention of the cells lead to."""
+        module = self.module
+        nb = out["nb_mean"].clone()
+        k = module.n_batch_latent
+        nb[:, k:] *= self._treated(tensors, nb)
+        nb[:, :k] -= module.average_batch() if k else 0.0
+        centre, loading = module.state_loading()
+        return module.encoder(centre + out["state"] @ loading) + nb @ module.total_effect
+
+    def _treated(self, tensors: dict[str, Tensor], like: Tensor) -> Tensor:
+        return (self.module._get_inference_input(tensors)["dose"] != 0).any(1, keepdim=True).to(like)
+
+    def _coordinates(self, out: dict[str, Tensor], tensors: dict[str, Tensor]) -> Tensor:
+        """Denoised expression without batch, (n, d), turned into as many coordinates as it has dimensions."""
+        module, k = self.module, self.module.n_batch_latent
+        rows, parts = [module.state_loading()[1]], [out["state"]]
+        if module.n_condition_latent:
+            rows.append(module.total_effect[k:] / line_of(module.encoder).slope)
+            parts.append(out["nb_mean"][:, k:] * self._treated(tensors, out["nb_mean"]))
+        triangle = torch.linalg.qr((torch.cat(rows) * module.scale).T, mode="r")[1]
+        return torch.cat(parts, 1) @ triangle.T
 
     # ------------------------------------------------------------------ network
 

@@ -73,7 +73,7 @@ class StartMixin:
             if graph_start == "ridge":
                 self._start_graph(statistics)
             if self.n_batch_latent:
-                self._start_batches()
+                self._start_batches(statistics)
         rows = statistics.populations
         if self.n_targets and rows is not None:
             if first and response_start != "zero" and self.response_kind == "state":
@@ -91,9 +91,12 @@ class StartMixin:
         self.mean.copy_(self._tensor(s.mean))
         self.scale.copy_(self._tensor(s.scale))
         self.feature_sd.copy_(self._tensor(s.sd / s.scale).clamp_min(1e-3))
-        self.batch_effect.copy_(self._tensor(s.batch_effect / s.scale))
+        self.batch_effect.copy_(self._tensor(s.offsets.level))
         self.target_effect.copy_(self._tensor(s.target_effect / s.scale))
         self.axes.copy_(self._tensor(s.axes))
+        kept = len(s.reference.n)
+        self.reference_features[:kept] = self._tensor(s.reference.features)
+        self.reference_cells[:kept] = self._tensor(s.reference.n)
 
     def _start_gene_maps(self, s: TrainingStatistics) -> None:
         line = line_of(self.decoder)
@@ -125,15 +128,25 @@ class StartMixin:
         left = (self._tensor(s.spread**2) - explained).clamp_min(0.05 * self._tensor(s.spread**2))
         self.log_exogenous_var.copy_(left.log())
 
-    def _start_batches(self) -> None:
-        loadings, scores = _factors(self.batch_effect, self.n_batch_latent)
+    def _start_batches(self, s: TrainingStatistics) -> None:
         k = self.n_batch_latent
-        self.domain_effect[:k] = loadings
-        self.batch_prior.mean.copy_(scores)
+        if self.batch_response == "paper":
+            loadings, scores = _factors(self.batch_effect, k)
+            self.batch_total.copy_(loadings)
+            self.batch_prior.mean.copy_(scores)
+            return
+        # directions are ranked by their size in expression: slopes count by how far states reach
+        sd = self._tensor(np.maximum(s.state_sd, 1e-6))[:, None]
+        rows = torch.cat([self._tensor(s.offsets.level)[:, None], self._tensor(s.offsets.slope) * sd], 1)
+        loadings, scores = _factors(rows.flatten(0, 1), k)
+        self.batch_total.copy_(loadings)
+        scores = scores.view(*rows.shape[:2], k)
+        self.batch_prior.mean.copy_(scores[:, 0])
+        self.batch_prior.slope.copy_(scores[:, 1:] / sd)
 
     def _start_domain_encoder(self, s: TrainingStatistics) -> None:
         """Posterior mean of the domain latents in the linear model: features = n^b E + noise of the cells."""
-        effect = self.domain_effect.double().cpu().numpy()
+        effect = torch.cat([self.batch_total, self.condition_total]).double().cpu().numpy()
         covariance = shrunken_correlation(s.correlation, s.n_used) * np.outer(s.spread, s.spread)
         gain = np.linalg.solve(covariance, effect.T)
         # shrunken in the condition block only: a batch latent that fell short would leave batch behind in n^x
@@ -143,7 +156,7 @@ class StartMixin:
         linear = self.domain_encoder.linear
         linear.weight.copy_(self._tensor(weight))
         linear.bias.zero_()
-        if self.n_batch_latent:
+        if self.n_batch_latent and self.batch_response == "paper":
             within = np.diag(weight @ covariance @ weight.T)[: self.n_batch_latent]
             self.log_reach.fill_(0.5 * math.log(max(float(within.mean()), 1e-4)))
 
@@ -164,7 +177,7 @@ class StartMixin:
             maps[t, 1:] = self._tensor(fit.slope) / unit
         # components are ranked by their size in expression, weighted by how far states reach
         loadings, scores = _factors(maps.flatten(0, 1), self.n_condition_latent)
-        self.domain_effect[self.n_batch_latent :] = loadings
+        self.condition_total.copy_(loadings)
         scores = scores.view(self.n_targets, 1 + self.n_state, self.n_condition_latent)
         self.response.mean.copy_(scores[:, 0])
         self.response.slope.copy_(scores[:, 1:])

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from sccausal.models.scconcrl._alignment import BatchOffsets, SmallPopulations, align_batches, small_populations
+
 logger = logging.getLogger(__name__)
 
 _MIN_CELLS = 5
 _MAX_FOR_AXES = 5000
+_MIN_CONTROLS = 30
+N_REFERENCE = 256
 
 
 @dataclass
@@ -63,8 +67,8 @@ class TrainingStatistics:
         Mean and standard deviation of each gene (m,).
     scale
         What standardises a gene: its standard deviation and a floor (m,).
-    batch_effect
-        Mean offset of each batch (B, m), weighted mean zero.
+    offsets
+        Offset of each batch, in standardised features.
     target_effect
         Mean change per unit of dose of each target (T, m).
     axes
@@ -73,12 +77,16 @@ class TrainingStatistics:
         Mean changes, or ``None`` without interventions or without control cells.
     unmatched
         Populations left out because they had too few control cells.
+    reference
+        Small populations of training cells without batch and intervention, at most ``N_REFERENCE``.
+    state_sd
+        Standard deviation of each axis of the state (d,).
     """
 
     mean: np.ndarray
     sd: np.ndarray
     scale: np.ndarray
-    batch_effect: np.ndarray
+    offsets: BatchOffsets
     target_effect: np.ndarray
     axes: np.ndarray
     populations: Populations | None
@@ -91,6 +99,8 @@ class TrainingStatistics:
     """Their standard deviations (m,)."""
     n_used: int
     """Cells behind the correlations."""
+    reference: SmallPopulations
+    state_sd: np.ndarray
 
 
 @dataclass
@@ -108,12 +118,16 @@ class _Groups:
 class _Domains:
     mean: np.ndarray
     scale: np.ndarray
-    batch_effect: np.ndarray
     target_effect: np.ndarray
+    offsets: BatchOffsets
+    axes: np.ndarray
 
-    def centred(self, features: np.ndarray, batch: np.ndarray, dose: np.ndarray) -> np.ndarray:
-        """Standardised features without the offset of batch and intervention."""
-        return (features - self.mean - self.batch_effect[batch] - dose @ self.target_effect) / self.scale
+    def clean(self, features: np.ndarray, batch: np.ndarray, dose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Standardised features without batch and intervention, and their states."""
+        return self.offsets.remove(self.without_dose(features, dose), batch, self.axes)
+
+    def without_dose(self, features: np.ndarray, dose: np.ndarray) -> np.ndarray:
+        return (features - self.mean - dose @ self.target_effect) / self.scale
 
 
 def feature_chunks(X: np.ndarray | sparse.spmatrix, log_counts: bool, size: int = 4096) -> Iterable[np.ndarray]:
@@ -135,6 +149,7 @@ def training_statistics(
     n_batch: int,
     n_state: int,
     log_counts: bool,
+    by_state: bool = True,
     seed: int = 0,
 ) -> TrainingStatistics:
     """Compute the statistics of the training cells.
@@ -155,6 +170,8 @@ def training_statistics(
         Number of axes d.
     log_counts
         Whether ``X`` holds counts, of which the features are the logarithms.
+    by_state
+        Whether the offset of a batch may depend on the state of the cell.
     seed
         Seed of the sub-sample and of the clustering.
     """
@@ -166,24 +183,62 @@ def training_statistics(
     natural = _group(X, first, batch, dose, intervention, log_counts, natural=True) if log_counts else groups
     rate = (natural.n @ natural.mean) / natural.n.sum()
     mean, sd, scale = _moments(groups)
-    batch_effect, target_effect = _domain_effects(groups, n_batch)
-    domains = _Domains(mean, scale, batch_effect, target_effect)
-    axes, correlation, spread, n_used = _axes(X, batch, dose, groups, domains, n_state, log_counts, seed)
-    graph = (correlation, spread, n_used)
+    level, target_effect = _domain_effects(groups, n_batch)
+    flat = BatchOffsets.constant((level - level.mean(0)) / scale, n_state)
+    domains = _Domains(mean, scale, target_effect, flat, np.zeros((m, n_state)))
+    used = np.sort(np.random.default_rng(seed).permutation(n)[:_MAX_FOR_AXES])
+    features = domains.without_dose(np.vstack(list(feature_chunks(X[used], log_counts))), dose[used])
+    _align(domains, features, batch[used], dose[used], first[used], by_state, seed)
+    features, state = domains.offsets.remove(features, batch[used], domains.axes)
+    reference = small_populations(
+        features, state, np.zeros(len(used), dtype=int), seed, max(8, -(-len(used) // N_REFERENCE))
+    )
+    state_sd = state.std(0)
+    features -= features.mean(0)
+    spread = np.maximum(features.std(0), 1e-6)
+    correlation = (features.T @ features) / len(features) / np.outer(spread, spread)
+    shared = (correlation, spread, len(used), reference, state_sd)
+    moments = (mean, sd, scale, domains.offsets, target_effect, domains.axes)
     if not dose.shape[1]:
-        return TrainingStatistics(mean, sd, scale, batch_effect, target_effect, axes, None, [], rate, *graph)
+        return TrainingStatistics(*moments, None, [], rate, *shared)
     if stratum is None:
-        state = _states(X, batch, dose, domains, axes, log_counts)
-        first = _cluster(state, seed)
+        first = _cluster(_states(X, batch, dose, domains, log_counts), seed)
         groups = _group(X, first, batch, dose, intervention, log_counts)
         if log_counts:
             natural = _group(X, first, batch, dose, intervention, log_counts, natural=True)
-    populations, unmatched = _populations(groups, domains, axes)
+    populations, unmatched = _populations(groups, domains)
     if populations is not None and log_counts:
         populations = _on_log_of_means(populations, groups, natural)
     if populations is not None:
         populations = _over_batches(populations, groups)
-    return TrainingStatistics(mean, sd, scale, batch_effect, target_effect, axes, populations, unmatched, rate, *graph)
+    return TrainingStatistics(*moments, populations, unmatched, rate, *shared)
+
+
+def _align(
+    domains: _Domains,
+    features: np.ndarray,
+    batch: np.ndarray,
+    dose: np.ndarray,
+    stratum: np.ndarray,
+    by_state: bool,
+    seed: int,
+) -> None:
+    """Set the axes of the state, and the offsets of the batches where these depend on it."""
+    n_batch, n_state = domains.offsets.slope.shape[:2]
+
+    def axes_of(clean: np.ndarray) -> np.ndarray:
+        return _axes(clean, stratum, n_state, seed)
+
+    flat = features - domains.offsets.level[batch]
+    if not by_state or n_batch < 2:
+        domains.axes = axes_of(flat)
+        return
+    control = np.asarray(dose).any(axis=1) == 0
+    enough = int(np.bincount(batch[control], minlength=n_batch)[np.unique(batch)].min()) >= _MIN_CONTROLS
+    # responses may differ between batches by composition: control cells compare like with like
+    domains.offsets, domains.axes = align_batches(
+        features, batch, domains.offsets.level, axes_of, eligible=control if enough else None, seed=seed
+    )
 
 
 def _group(
@@ -235,34 +290,20 @@ def _domain_effects(groups: _Groups, n_batch: int) -> tuple[np.ndarray, np.ndarr
     return fit[:n_batch] - share @ fit[:n_batch], fit[n_batch : n_batch + groups.dose.shape[1]]
 
 
-def _axes(
-    X: np.ndarray | sparse.spmatrix,
-    batch: np.ndarray,
-    dose: np.ndarray,
-    groups: _Groups,
-    domains: _Domains,
-    n_state: int,
-    log_counts: bool,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Axes of the state (first those between strata, then the main ones within), correlations and their spread."""
+def _axes(features: np.ndarray, stratum: np.ndarray, n_state: int, seed: int) -> np.ndarray:
+    """Axes of the state (m, d): first those between strata, then the main ones within."""
     from sklearn.utils.extmath import randomized_svd
 
-    rows = np.sort(np.random.default_rng(seed).permutation(X.shape[0])[:_MAX_FOR_AXES])
-    features = np.vstack(list(feature_chunks(X[rows], log_counts)))
-    features = domains.centred(features, batch[rows], dose[rows])
-    features -= features.mean(0)
-    sd = np.maximum(features.std(0), 1e-6)
-    correlation = (features.T @ features) / len(features) / np.outer(sd, sd)
-    between = _between(groups, domains, n_state)
+    features = features - features.mean(0)
+    between = _between(features, stratum, n_state)
     features -= (features @ between.T) @ between
     d = min(n_state - len(between), *features.shape)
     _, values, within = randomized_svd(features, n_components=max(d, 1), random_state=seed)
     axes = np.vstack([between, within[:d]])
-    size = max(values[0] / np.sqrt(len(rows)), 1e-8)
-    out = np.zeros((X.shape[1], n_state))
+    size = max(values[0] / np.sqrt(len(features)), 1e-8)
+    out = np.zeros((features.shape[1], n_state))
     out[:, : len(axes)] = axes.T / size
-    return out, correlation.astype(np.float64), sd, len(rows)
+    return out
 
 
 def shrunken_correlation(correlation: np.ndarray, n_cells: int) -> np.ndarray:
@@ -300,29 +341,23 @@ def ridge_graph(correlation: np.ndarray, regulators: np.ndarray, n_cells: int) -
     return weight
 
 
-def _between(groups: _Groups, domains: _Domains, n_state: int) -> np.ndarray:
-    strata, stratum = np.unique(groups.stratum, return_inverse=True)
+def _between(features: np.ndarray, stratum: np.ndarray, n_state: int) -> np.ndarray:
+    strata, code, n = np.unique(stratum, return_inverse=True, return_counts=True)
     if len(strata) < 2:
-        return np.zeros((0, groups.mean.shape[1]))
-    member = np.eye(len(strata))[stratum] * groups.n[:, None]
-    centred = domains.centred(groups.mean, groups.batch, groups.dose)
-    means = (member.T @ centred) / member.sum(0)[:, None]
+        return np.zeros((0, features.shape[1]))
+    member = sparse.csr_matrix((1.0 / n[code], (code, np.arange(len(code)))), shape=(len(strata), len(code)))
+    means = member @ features
     _, values, axes = np.linalg.svd(means - means.mean(0), full_matrices=False)
     return axes[: min(int((values > 1e-6 * values[0]).sum()), n_state - 1)]
 
 
 def _states(
-    X: np.ndarray | sparse.spmatrix,
-    batch: np.ndarray,
-    dose: np.ndarray,
-    domains: _Domains,
-    axes: np.ndarray,
-    log_counts: bool,
+    X: np.ndarray | sparse.spmatrix, batch: np.ndarray, dose: np.ndarray, domains: _Domains, log_counts: bool
 ) -> np.ndarray:
-    out, start = np.empty((X.shape[0], axes.shape[1])), 0
+    out, start = np.empty((X.shape[0], domains.axes.shape[1])), 0
     for block in feature_chunks(X, log_counts):
         rows = slice(start, start + len(block))
-        out[rows] = domains.centred(block, batch[rows], dose[rows]) @ axes
+        out[rows] = domains.clean(block, batch[rows], dose[rows])[1]
         start += len(block)
     return out
 
@@ -335,9 +370,7 @@ def _cluster(state: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(labels, dtype=np.int64)
 
 
-def _populations(
-    groups: _Groups, domains: _Domains, axes: np.ndarray
-) -> tuple[Populations | None, list[tuple[int, int]]]:
+def _populations(groups: _Groups, domains: _Domains) -> tuple[Populations | None, list[tuple[int, int]]]:
     is_control: np.ndarray = np.abs(groups.dose).sum(axis=1) == 0
     control = {(s, b): i for i, (s, b) in enumerate(zip(groups.stratum, groups.batch, strict=True)) if is_control[i]}
     # the variance of a gene in a handful of cells is drawn towards its variance everywhere
@@ -357,10 +390,10 @@ def _populations(
     if not treated:
         return None, unmatched
     n1, n0 = groups.n[treated], groups.n[matched]
-    centred = domains.centred(groups.mean[matched], groups.batch[matched], groups.dose[matched])
+    _, state = domains.clean(groups.mean[matched], groups.batch[matched], groups.dose[matched])
     populations = Populations(
         dose=groups.dose[treated],
-        state=centred @ axes,
+        state=state,
         control=groups.mean[matched],
         change=groups.mean[treated] - groups.mean[matched],
         variance=var[treated] / n1[:, None] + var[matched] / n0[:, None],

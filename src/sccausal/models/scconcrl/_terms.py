@@ -69,8 +69,10 @@ class TermsMixin:
         mean, var = out["nb_mean"], out["nb_var"]
         kl = mean.new_zeros(mean.shape[0])
         if k:
-            prior_mean, prior_var = self.batch_prior(tensors[KEYS.BATCH].long().reshape(-1))
-            kl = kl + _gaussian_kl(mean[:, :k], var[:, :k], prior_mean, prior_var)
+            batch = tensors[KEYS.BATCH].long().reshape(-1)
+            prior_mean = self.batch_prior.location(batch, out["scores"])
+            prior_mean = prior_mean.detach() if self.holds_batches else prior_mean
+            kl = kl + _gaussian_kl(mean[:, :k], var[:, :k], prior_mean, self.batch_prior.variance(batch))
         if self.n_condition_latent:
             prior_mean, prior_var = self.condition_prior(dose, out["state"])
             if self.cuts_response:
@@ -116,12 +118,19 @@ class TermsMixin:
         # L_u: expression regressed on its regulators by the graph itself
         features = out["features"]
         if self.guide_input == "centred":
-            offset = self.batch_effect[tensors[KEYS.BATCH].long().reshape(-1)]
+            offset = self._batch_offset(out, tensors)
             if self.n_targets:
                 offset = offset + dose @ self.target_effect
             features = features - offset
         rest = features - (features if self.graph.is_square else features[:, self.graph.regulators]) @ out["A"]
         return (rest * rest).sum() / len(rest) * self.per_gene
+
+    def _batch_offset(self, out: dict[str, Tensor], tensors: dict[str, Tensor]) -> Tensor:
+        # in features; constant for the guide, which is about genes
+        if self.batch_response == "paper" or not self.n_batch_latent:
+            return self.batch_effect[tensors[KEYS.BATCH].long().reshape(-1)]
+        k = self.n_batch_latent
+        return out["nb_mean"][:, :k].detach() @ self.batch_total.detach()
 
     def _population(self) -> Tensor:
         """Squared error of the predicted mean changes, in units of the noise of a cell."""
@@ -136,7 +145,9 @@ class TermsMixin:
     def predicted_change(self, control: Tensor, dose: Tensor, state: Tensor) -> Tensor:
         """Change of the decoded profile (r, m) of populations with mean features ``control`` under ``dose``."""
         h = self.encoder(control)
-        moved = self.domain_shift(torch.zeros_like(dose), dose, state) @ self.domain_effect
+        # without the batch block, which would get a gradient of zeros and decay
+        shift = self.domain_shift(torch.zeros_like(dose), dose, state)
+        moved = shift[:, self.n_batch_latent :] @ self.condition_total
         return self.log_profile(h + moved) - self.log_profile(h)
 
     def _departure(self) -> Tensor:
