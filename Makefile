@@ -2,6 +2,7 @@
 #
 #   make demo        simulated cells, training, prediction, network, tables and figures in demo_output/
 #   make test        the default tests (`make test PYTEST_ARGS="-m ''"` adds the slow ones)
+#   make test-celloracle  the bridge to CellOracle, in an environment of its own (needs uv)
 #   make lint        ruff and mypy
 #   make docs        the documentation, warnings are errors (docs/_build/html/index.html)
 #   make bench       the benchmarks (`make bench BENCH=speed`, `BENCH_ARGS=--small`)
@@ -19,17 +20,19 @@ OUT ?= demo_output
 BENCH ?=
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
+UV ?= uv
+CELLORACLE_VENV ?= .venv-celloracle
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS) $(TORCH))
 BENCH_SCRIPTS := $(sort $(wildcard $(if $(BENCH),benchmarks/bench_$(BENCH).py,benchmarks/bench_*.py)))
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: help demo test lint docs bench notebooks clean
+.PHONY: help demo test test-celloracle lint docs bench notebooks clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,11s/^# \{0,1\}//p' Makefile
+	@sed -n '3,12s/^# \{0,1\}//p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -51,7 +54,19 @@ demo: $(VENV)/.sccausal-dev
 
 # one thread in each worker: two workers with two threads each are slower than one
 test: $(VENV)/.sccausal-dev
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+# CellOracle pins packages that are years old: it has an environment of its own, made as the user guide says
+$(CELLORACLE_VENV)/.sccausal-celloracle: pyproject.toml constraints/celloracle-py311.txt constraints/celloracle-overrides.txt
+	@command -v $(UV) >/dev/null || { echo "uv is needed: https://docs.astral.sh/uv/" >&2; exit 1; }
+	$(UV) venv --allow-existing --python 3.11 $(CELLORACLE_VENV)
+	$(UV) pip install --python $(CELLORACLE_VENV)/bin/python --config-file constraints/uv-celloracle.toml \
+		--override constraints/celloracle-overrides.txt -c constraints/celloracle-py311.txt \
+		$(TORCH) celloracle==0.20.0 pytest hypothesis -e .
+	@touch $@
+
+test-celloracle: $(CELLORACLE_VENV)/.sccausal-celloracle
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 MPLBACKEND=Agg PYTHONHASHSEED=0 $(CELLORACLE_VENV)/bin/python -m pytest tests/grn/test_celloracle.py
 
 lint: $(VENV)/.sccausal-dev
 	$(BIN)/ruff check .

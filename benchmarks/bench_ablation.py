@@ -25,6 +25,7 @@ PARTS: dict[str, dict] = {
     "without L_u": {"guide_weight": 0.0},
     "without acyclicity": {"acyclicity": None},
     "without sparsity": {"sparsity_weight": 0.0},
+    "batches in the paper's form": {"batch_response": "paper"},
     "without population loss": {"population_weight": 0.0},
     "paper's response": {"response": "paper"},
     "without domain terms": {"domains": False},
@@ -102,7 +103,7 @@ def one_batch_networks(seed: int, small: bool) -> dict[str, float]:
 def on_blood(adata: ad.AnnData, init: dict, seed: int) -> dict[str, float]:
     adata = adata.copy()
     model = fit(adata, seed, condition=False, **init)
-    expression = np.asarray(model.get_normalized_expression(adata))
+    expression = np.asarray(model.get_normalized_expression(adata, denoise=True))
     table = metrics.integration_scores(
         adata, batch_key="batch", labels_key="cell_type", expression={"integrated": expression}
     )

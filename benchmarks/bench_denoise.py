@@ -49,14 +49,16 @@ def from_scvi(reference: ad.AnnData, query: ad.AnnData) -> tuple[np.ndarray, np.
     return np.log1p(model.get_normalized_expression(**keep)), np.log1p(mapped.get_normalized_expression(**keep))
 
 
-def from_ours(reference: ad.AnnData, query: ad.AnnData, **init) -> tuple[np.ndarray, np.ndarray]:
+def from_ours(reference: ad.AnnData, query: ad.AnnData, denoise: bool = True, **init) -> tuple[np.ndarray, np.ndarray]:
     counts = init.get("gene_likelihood", "gaussian") != "gaussian"
     prepare = (lambda a: a.copy()) if counts else normalised
     reference, query = prepare(reference), prepare(query)
     scc.ScConCRL.setup_anndata(reference, batch_key="batch", layer="counts" if counts else None)
     model = scc.ScConCRL(reference, **init)
     model.train(accelerator="cpu", enable_progress_bar=False)
-    out = [np.asarray(model.get_normalized_expression(a)) for a in (reference, query)]
+    out = [np.asarray(model.get_normalized_expression(a, denoise=denoise)) for a in (reference, query)]
+    if counts:
+        out = [np.log1p(values) for values in out]
     return out[0], out[1]
 
 
@@ -91,6 +93,7 @@ def run(args) -> Results:
             "MAGIC-type smoothing": magic_type,
             "scVI": lambda r=reference, q=query: from_scvi(r, q),
             "ScConCRL": lambda r=reference, q=query: from_ours(r, q),
+            "ScConCRL, each gene's own": lambda r=reference, q=query: from_ours(r, q, denoise=False),
             "ScConCRL, NB": lambda r=reference, q=query: from_ours(r, q, gene_likelihood="nb"),
         }
         for name, make in methods.items():

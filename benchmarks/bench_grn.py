@@ -15,39 +15,10 @@ import pandas as pd
 import scanpy as sc
 import scvi
 from _common import Results, clock, parser, show
-from scipy.stats import norm, rankdata
-from sklearn.ensemble import ExtraTreesRegressor
 
 import sccausal as scc
+from sccausal.benchmark.tasks._networks import genie3, pearson, ridge_partial
 from sccausal.grn import Network
-
-
-def rank_gaussian(x: np.ndarray) -> np.ndarray:
-    return norm.ppf(rankdata(x, axis=0) / (x.shape[0] + 1))
-
-
-def pearson(x: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(np.corrcoef(x, rowvar=False))
-
-
-def ridge_partial(x: np.ndarray, shrink: float = 0.1) -> np.ndarray:
-    """Partial correlation from a correlation matrix shrunk towards the identity."""
-    c = np.nan_to_num(np.corrcoef(rank_gaussian(x), rowvar=False))
-    np.fill_diagonal(c, 1.0)
-    p = np.linalg.inv((1 - shrink) * c + shrink * np.eye(len(c)))
-    d = np.sqrt(np.diag(p))
-    return -p / np.outer(d, d)
-
-
-def genie3(x: np.ndarray, regulators: np.ndarray, trees: int = 50, seed: int = 0) -> np.ndarray:
-    """Importance of each regulator in a forest per target (rows = sources)."""
-    z = (x - x.mean(0)) / (x.std(0) + 1e-8)
-    out = np.zeros((x.shape[1], x.shape[1]))
-    for j in range(x.shape[1]):
-        inputs = regulators[regulators != j]
-        forest = ExtraTreesRegressor(trees, max_features="sqrt", random_state=seed, n_jobs=2).fit(z[:, inputs], z[:, j])
-        out[inputs, j] = forest.feature_importances_
-    return out
 
 
 def regdiffusion(x: np.ndarray, seed: int = 0) -> np.ndarray:

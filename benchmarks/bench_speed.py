@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import anndata as ad
-import numpy as np
 import scvi
-from _common import Results, clock, parser, show
-from scipy import sparse
+from _common import Results, parser, show
 
 import sccausal as scc
-
-
-def counts(n_cells: int, n_genes: int, seed: int) -> ad.AnnData:
-    rng = np.random.default_rng(seed)
-    rate = rng.gamma(1.0, 1.0, (n_genes,)) * 0.4
-    x = sparse.csr_matrix(rng.poisson(rate, (n_cells, n_genes)).astype(np.float32))
-    adata = ad.AnnData(x)
-    adata.obs["batch"] = np.where(rng.random(n_cells) < 0.5, "one", "two")
-    adata.layers["counts"] = adata.X.copy()
-    adata.X = adata.X.copy()
-    adata.X.data = np.log1p(adata.X.data)
-    return adata
-
-
-def throughput(model, n_cells: int, epochs: int, batch_size: int) -> float:
-    """Cells per second over ``epochs``, after one epoch that warms caches."""
-    keep = {"accelerator": "cpu", "train_size": 1.0, "batch_size": batch_size, "enable_progress_bar": False}
-    model.train(max_epochs=1, **keep)
-    with clock() as t:
-        model.train(max_epochs=epochs, **keep)
-    return n_cells * epochs / t["seconds"]
+from sccausal.benchmark.tasks.speed import random_counts as counts
+from sccausal.benchmark.tasks.speed import throughput
 
 
 def run(args) -> Results:

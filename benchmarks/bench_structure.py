@@ -16,44 +16,10 @@ import pandas as pd
 from _common import Results, clock, parser, show
 
 import sccausal as scc
+from sccausal.benchmark.tasks._networks import LINEAR_KINDS as KINDS
+from sccausal.benchmark.tasks._networks import best_f1_cut
+from sccausal.benchmark.tasks._networks import linear_cells as simulate
 from sccausal.grn._elastic_net import ridge_partial_correlation
-
-KINDS = ("do_shift", "do_random", "knockout", "soft")
-
-
-def random_weights(d: int, degree: float, rng: np.random.Generator) -> np.ndarray:
-    """Erdos-Renyi DAG with ``degree`` regulators per gene on average; weights of size 0.5 to 1.5, both signs."""
-    edges = np.triu(rng.random((d, d)) < 2 * degree / (d - 1), 1)
-    return edges * rng.uniform(0.5, 1.5, (d, d)) * rng.choice([-1, 1], (d, d))
-
-
-def simulate(d: int, kind: str, n_control: int, n_each: int, seed: int) -> tuple[ad.AnnData, np.ndarray]:
-    """z-scored cells with interventions on half of the genes, and the adjacency (rows are sources)."""
-    rng = np.random.default_rng(seed)
-    weights = random_weights(d, 2.0, rng)
-    scale = rng.uniform(0.5, 1.5, d)
-    targets = rng.choice(d, d // 2, replace=False)
-    label = np.r_[np.full(n_control, -1), np.repeat(targets, n_each)]
-    x = rng.normal(size=(len(label), d)) * scale
-    for j in range(d):
-        x[:, j] += x[:, :j] @ weights[:j, j]
-        hit = label == j
-        if not hit.any():
-            continue
-        spread = x[~hit, j].std()
-        if kind == "soft":
-            x[hit, j] += 2 * scale[j]
-        elif kind == "do_random":
-            x[hit, j] = rng.normal(size=hit.sum())
-        else:
-            x[hit, j] = (2 if kind == "do_shift" else -1.5) * spread + 0.1 * rng.normal(size=hit.sum())
-    order = rng.permutation(d)
-    where = np.argsort(order)
-    names = [f"g{i}" for i in range(d)]
-    guides = ["control" if t < 0 else f"g{where[t]}" for t in label]
-    z = (x - x.mean(0)) / x.std(0)
-    obs = pd.DataFrame({"guide": pd.Categorical(guides)}, index=[str(i) for i in range(len(z))])
-    return ad.AnnData(z[:, order], obs=obs, var=pd.DataFrame(index=names)), weights[np.ix_(order, order)]
 
 
 def graph_errors(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -74,12 +40,7 @@ def graph_errors(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 def ridge_best_cut(x: np.ndarray, truth: np.ndarray, ridge: float = 0.1) -> np.ndarray:
     """Ridge partial correlations at the cut of best F1 against the truth, the most favourable one."""
-    partial = ridge_partial_correlation(x, ridge)
-    size = np.abs(partial).ravel()
-    order = np.argsort(-size, kind="stable")
-    hits = np.cumsum((truth != 0).ravel()[order])
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + (truth != 0).sum())
-    return np.where(np.abs(partial) >= size[order[f1.argmax()]], partial, 0)
+    return best_f1_cut(ridge_partial_correlation(x, ridge), truth)
 
 
 def dagma(x: np.ndarray) -> np.ndarray:

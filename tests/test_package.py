@@ -47,6 +47,7 @@ def test_all_names_resolve(name):
     module = importlib.import_module(name)
     for public in getattr(module, "__all__", ()):
         assert getattr(module, public) is not None, f"{name}.{public}"
+        assert public in dir(module)
 
 
 def public_objects() -> list[tuple[str, object]]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scvi import settings
 
-    from sccausal import baselines, datasets, grn, metrics, models, pl, pp, tl
-    from sccausal.models import ScConCRL
+    from sccausal import baselines, benchmark, datasets, grn, metrics, models, pl, pp, tl
+    from sccausal.models import GCRLAE, GCRLVAE, DiscrepancyVAE, ScConCRL
 
 try:
     __version__ = version("sccausal")
@@ -18,13 +18,23 @@ except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0+unknown"
 
 # name -> module; loaded on first use, so that `import sccausal` costs next to nothing
-_ROOMS = ("baselines", "datasets", "grn", "metrics", "models", "pl", "pp", "tl")
-_NAMES = {"ScConCRL": "sccausal.models", "settings": "scvi"}
+_ROOMS = ("baselines", "benchmark", "datasets", "grn", "metrics", "models", "pl", "pp", "tl")
+_NAMES = {
+    "DiscrepancyVAE": "sccausal.models",
+    "GCRLAE": "sccausal.models",
+    "GCRLVAE": "sccausal.models",
+    "ScConCRL": "sccausal.models",
+    "settings": "scvi",
+}
 
 __all__ = [
+    "GCRLAE",
+    "GCRLVAE",
+    "DiscrepancyVAE",
     "ScConCRL",
     "__version__",
     "baselines",
+    "benchmark",
     "datasets",
     "grn",
     "metrics",

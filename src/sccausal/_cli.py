@@ -1,4 +1,4 @@
-"""Command line: ``sccausal demo | fit | predict | grn``."""
+"""Command line: ``sccausal demo | fit | predict | grn | benchmark``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+
+from sccausal._cli_benchmark import app as benchmark_app
 
 # Heavy imports stand in the commands: `sccausal --help` answers at once.
 
@@ -46,6 +48,11 @@ def _clean_errors(command: Command) -> Command:
 
     return wrapped  # type: ignore[return-value]
 
+
+for _command in benchmark_app.registered_commands:
+    if _command.callback is not None:
+        _command.callback = _clean_errors(_command.callback)
+app.add_typer(benchmark_app)
 
 OutDir = Annotated[Path, typer.Option("--out", "-o", help="Folder for all results; made if it is not there.")]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.")]

@@ -13,7 +13,7 @@ from anndata import AnnData
 from toy_model import TOY_SETUP, TOY_TRAIN, ToyModel, toy_data
 
 from sccausal.datasets import simulate_perturb_seq
-from sccausal.models import CausalModel, ScConCRL
+from sccausal.models import GCRLAE, GCRLVAE, CausalModel, DiscrepancyVAE, ScConCRL
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,24 @@ def simulated(seed: int = 0) -> AnnData:
     return _simulated(False, False).copy()
 
 
+def counted(seed: int = 0) -> AnnData:
+    """The cells of :func:`simulated` with their counts in a layer."""
+    return _simulated(False, True).copy()
+
+
 def stimulated(seed: int = 0) -> AnnData:
     """Two cell types with and without a stimulus; counts in a layer."""
     return _simulated(True, True).copy()
 
+
+_INTERVENED = {"batch_key": "batch", "intervention_key": "intervention", "control": "control"}
+_SHORT = {"max_epochs": 8, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
+# sets of genes as a community or a pathway would give them; two targets are in one set each, the third in none
+_SETS = {
+    "first": [f"G{i:04d}" for i in range(2, 14)],
+    "second": [f"G{i:04d}" for i in range(14, 26)],
+    "third": [f"G{i:04d}" for i in range(26, 38)],
+}
 
 CASES = [
     Case(
@@ -140,6 +154,48 @@ CASES = [
         pair=("stimulated", "control"),
         best="stimulated",
         combines=False,
+        slow=True,
+    ),
+    Case(
+        name="gcrl-ae",
+        model=GCRLAE,
+        data=simulated,
+        setup=_INTERVENED,
+        init={"activities": _SETS},
+        train=_SHORT,
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+    ),
+    Case(
+        name="gcrl-vae",
+        model=GCRLVAE,
+        data=simulated,
+        setup=_INTERVENED,
+        init={"activities": _SETS},
+        train=_SHORT,
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+    ),
+    Case(
+        name="discrepancy-vae",
+        model=DiscrepancyVAE,
+        data=simulated,
+        setup=_INTERVENED,
+        init={"intervention": "do", "l1_on": "graph"},
+        train=_SHORT,
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+        slow=True,
+    ),
+    Case(
+        name="gcrl-vae-counts",
+        model=GCRLVAE,
+        data=counted,
+        setup={**_INTERVENED, "layer": "counts"},
+        init={"activities": _SETS, "gene_likelihood": "nb"},
+        train=_SHORT,
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
         slow=True,
     ),
 ]

@@ -18,10 +18,12 @@ from sccausal.baselines._rules import (
     ShrunkShift,
 )
 from sccausal.baselines._shift import shift_cells
+from sccausal.baselines._time import ElasticNetEmbedding, Persistence, TimeAdditive, TimeMean, TimeRule
 
 __all__ = [
     "Additive",
     "Baseline",
+    "ElasticNetEmbedding",
     "InterpolatedDuplicate",
     "LatentAdditive",
     "LatentShift",
@@ -33,10 +35,14 @@ __all__ = [
     "NoChange",
     "PerGeneRegression",
     "PermutedLabels",
+    "Persistence",
     "PerturbedMean",
     "RidgeOnMeans",
     "ScaledAdditive",
     "ShrunkShift",
     "TechnicalDuplicate",
+    "TimeAdditive",
+    "TimeMean",
+    "TimeRule",
     "shift_cells",
 ]

@@ -172,7 +172,13 @@ class Baseline:
         if n_samples < 1:
             raise SetupError(f"`n_samples` must be at least 1, got {n_samples}.")
         source = self._default if adata is None else self._read_source(adata, setup)
-        wanted = self._wanted(interventions, condition)
+        return self._predicted(source, self._wanted(interventions, condition), n_samples, seed)
+
+    def _predicted(
+        self, source: Source, wanted: np.ndarray, n_samples: int, seed: int, time: float | None = None
+    ) -> ad.AnnData:
+        """Cells of ``source`` under each row of ``wanted``, in the prediction schema."""
+        setup = self._fitted()
         cells, obs, labels, samples = [], [], [], []
         for row in wanted:
             for draw in range(n_samples):
@@ -188,6 +194,7 @@ class Baseline:
             self._var,
             interventions=labels,
             condition=labels if setup.condition_key is not None else None,
+            time=time,
             sample=samples,
             units="log1p_norm",
             method=self.name,

@@ -56,3 +56,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f"sccausal.data.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'sccausal.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

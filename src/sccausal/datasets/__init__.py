@@ -6,6 +6,7 @@ from sccausal.datasets._beeline import beeline
 from sccausal.datasets._counterfactual import simulate_counterfactual
 from sccausal.datasets._denoising import simulate_denoising
 from sccausal.datasets._download import DownloadError
+from sccausal.datasets._latent_sem import simulate_latent_sem
 from sccausal.datasets._perturb_seq import simulate_perturb_seq
 from sccausal.datasets._public import kang_2018, norman_2019, papalexi_2021
 from sccausal.datasets._sortability import r2_sortability, varsortability
@@ -19,6 +20,7 @@ __all__ = [
     "r2_sortability",
     "simulate_counterfactual",
     "simulate_denoising",
+    "simulate_latent_sem",
     "simulate_perturb_seq",
     "varsortability",
 ]

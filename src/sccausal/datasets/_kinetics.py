@@ -84,8 +84,10 @@ class Kinetics:
 
     def _activity(self, levels: np.ndarray, among: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Activity of (some of the) regulators, given their levels."""
-        power = (levels / self.half[among, None]) ** self.hill[among, None]
-        return power / (1.0 + power)
+        with np.errstate(over="ignore"):
+            power = (levels / self.half[among, None]) ** self.hill[among, None]
+        # an activator far above its half-saturation is saturated, also where its power has no finite value
+        return np.divide(power, 1.0 + power, out=np.ones_like(power), where=np.isfinite(power))
 
     def _steady_regulators(self, base: np.ndarray, competence: np.ndarray) -> np.ndarray:
         """Levels of the regulators, shape (t, n)."""

@@ -15,6 +15,7 @@ from sccausal.datasets._parameters import Parameters
 CONTROL = "control"
 STIMULATED = "stimulated"
 SEP = "+"
+_MOST = 5.0
 _N_PROGRAMMES = 4
 _N_LINEAGES = 2
 
@@ -156,7 +157,8 @@ def _sample_stimulus(rng: np.random.Generator, network: GeneNetwork, p: Paramete
     by_type = np.exp(p.type_response * _between_types(rng, kinship, 1))
     by_gene = np.exp(0.5 * p.type_response * _between_types(rng, kinship, len(direct)))
     stimulus = np.zeros((p.n_types, m))
-    stimulus[:, direct] = p.condition_strength * size * by_type * by_gene
+    # products of log-normal factors have no bound, transcription has: no stimulus changes a rate more than 150-fold
+    stimulus[:, direct] = np.clip(p.condition_strength * size * by_type * by_gene, -_MOST, _MOST)
     return stimulus
 
 

@@ -21,9 +21,20 @@ from sccausal.metrics._bulk import (
     top_de_genes,
     wmse,
 )
+from sccausal.metrics._concepts import (
+    Probe,
+    cluster_agreement,
+    concept_probe,
+    concept_scores,
+    dci,
+    tmex_distance,
+    tmex_score,
+    tmex_test,
+)
 from sccausal.metrics._de import (
     DETest,
     de_jaccard,
+    de_overlap,
     de_ranking,
     de_scores,
     de_test,
@@ -41,6 +52,7 @@ from sccausal.metrics._distribution import (
     variance_ratio,
     wasserstein_1d,
 )
+from sccausal.metrics._edges import interventional_scores
 from sccausal.metrics._evaluate import evaluate_predictions
 from sccausal.metrics._graph import (
     EarlyPrecision,
@@ -59,7 +71,9 @@ from sccausal.metrics._graph import (
 from sccausal.metrics._info import METRICS, MetricInfo
 from sccausal.metrics._input import log1p_norm
 from sccausal.metrics._integration import integration_scores
+from sccausal.metrics._interaction import gi_scores, interaction_auprc, interaction_scores
 from sccausal.metrics._latent import Matching, latent_scores, match_latents, mcc, r2_probe
+from sccausal.metrics._saturation import saturation
 from sccausal.metrics._scaled import add_scaled, dynamic_range, scaled_score, summarise
 from sccausal.metrics._scores import distribution_scores, perturbation_scores
 
@@ -70,6 +84,7 @@ __all__ = [
     "EdgeUniverse",
     "Matching",
     "MetricInfo",
+    "Probe",
     "add_scaled",
     "adjusted_r2",
     "aecd",
@@ -77,7 +92,12 @@ __all__ = [
     "auroc",
     "centroid_accuracy",
     "centroid_distance",
+    "cluster_agreement",
+    "concept_probe",
+    "concept_scores",
+    "dci",
     "de_jaccard",
+    "de_overlap",
     "de_ranking",
     "de_scores",
     "de_test",
@@ -96,8 +116,12 @@ __all__ = [
     "energy_distance",
     "evaluate_predictions",
     "filled_early_precision",
+    "gi_scores",
     "graph_scores",
     "integration_scores",
+    "interaction_auprc",
+    "interaction_scores",
+    "interventional_scores",
     "latent_scores",
     "length_scales",
     "lfc_nmae",
@@ -114,12 +138,16 @@ __all__ = [
     "r2_matrix",
     "r2_probe",
     "rmse",
+    "saturation",
     "scaled_score",
     "shd",
     "shuffled_null",
     "sliced_wasserstein",
     "split_half",
     "summarise",
+    "tmex_distance",
+    "tmex_score",
+    "tmex_test",
     "top_de_genes",
     "variance_ratio",
     "wasserstein_1d",

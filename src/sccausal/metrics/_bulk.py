@@ -207,6 +207,7 @@ def discrimination_score(
     reference: np.ndarray | None = None,
     denominator: Literal["n-1", "n"] = "n-1",
     drop: Sequence[int] | None = None,
+    own: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Perturbation discrimination: how high the right perturbation ranks among all true ones.
 
@@ -222,7 +223,10 @@ def discrimination_score(
     denominator
         ``"n-1"`` puts chance at 0.5 and worst at 0; ``"n"`` is the rule of the Virtual Cell Challenge.
     drop
-        Positions of genes to leave out, e.g. the targets' own.
+        Positions of genes to leave out for all perturbations.
+    own
+        Position of each perturbation's own gene (perturbations,), left out when that perturbation is looked up; -1
+        where it is not measured. The rule of the Virtual Cell Challenge.
 
     Returns
     -------
@@ -237,7 +241,10 @@ def discrimination_score(
     if drop is not None and len(drop):
         keep = np.setdiff1d(np.arange(p.shape[1]), np.asarray(drop))
         p, t = p[:, keep], t[:, keep]
-    distance = _distances(p, t, metric)
+    if own is None:
+        distance = _distances(p, t, metric)
+    else:
+        distance = np.concatenate([_without_own(p[i : i + 1], t, int(j), metric) for i, j in enumerate(own)])
     ranks = np.array([rankdata(row)[i] - 1 for i, row in enumerate(distance)])
     return 1.0 - ranks / (len(p) - 1 if denominator == "n-1" else len(p))
 
@@ -272,6 +279,12 @@ def diversity(pred: np.ndarray, true: np.ndarray) -> float:
         return float("nan")
     spread = float(pdist(t).mean())
     return float(pdist(p).mean()) / spread if spread > 0 else float("nan")
+
+
+def _without_own(p: np.ndarray, t: np.ndarray, gene: int, metric: str) -> np.ndarray:
+    """Distances of one predicted row to all true ones, without one gene (-1: with all)."""
+    keep = np.arange(p.shape[1]) != gene
+    return _distances(p[:, keep], t[:, keep], metric)
 
 
 def _distances(p: np.ndarray, t: np.ndarray, metric: str) -> np.ndarray:

@@ -110,6 +110,32 @@ def de_jaccard(pred: DETest, true: DETest, alpha: float = 0.05) -> float:
     return float((p & t).sum() / union) if union else float("nan")
 
 
+def de_overlap(pred: DETest, true: DETest, alpha: float = 0.05, size: np.ndarray | None = None) -> float:
+    """Share of the truly significant genes among the prediction's calls; 0..1, higher is better.
+
+    Parameters
+    ----------
+    pred, true
+        Tests of predicted and of true cells against control.
+    alpha
+        False discovery rate of both.
+    size
+        Size of the predicted change by which calls are ranked if there are more than true ones (genes,): only as many
+        as there are true ones count. Default ``|pred.change|``; the Virtual Cell Challenge ranks by log2 fold changes.
+
+    Returns
+    -------
+    The differential expression score of the Virtual Cell Challenge (:cite:p:`Roohani2025`); NaN if no gene is
+    significant.
+    """
+    sig, called = np.flatnonzero(true.significant(alpha)), np.flatnonzero(pred.significant(alpha))
+    if not sig.size:
+        return float("nan")
+    rank = np.abs(pred.change if size is None else np.asarray(size))
+    taken = called[np.argsort(-rank[called], kind="stable")[: sig.size]]
+    return float(np.isin(taken, sig).sum() / sig.size)
+
+
 def lfc_nmae(pred: DETest, true: DETest, alpha: float = 0.05) -> float:
     """Mean error of the change over the mean true change, truly significant genes; 0 is perfect, 1 is no change.
 
@@ -150,6 +176,7 @@ def de_scores(pred: DETest, true: DETest, *, alpha: float = 0.05, top: int = 100
         "direction_fidelity": direction_fidelity(pred, true, alpha),
         "direction_reach": direction_reach(pred, true, alpha),
         "de_jaccard": de_jaccard(pred, true, alpha),
+        "de_overlap": de_overlap(pred, true, alpha),
         "lfc_nmae": lfc_nmae(pred, true, alpha),
         "de_auroc": roc,
         "de_auprc": pr,

@@ -32,6 +32,7 @@ DE = (
     "direction_fidelity",
     "direction_reach",
     "de_jaccard",
+    "de_overlap",
     "lfc_nmae",
     "de_auroc",
     "de_auprc",

@@ -12,14 +12,23 @@ from sccausal.models._identifiability import Check, IdentifiabilityReport
 from sccausal.models._perturbation import PerturbationAccessor
 
 if TYPE_CHECKING:
+    from sccausal.models.gcrl import GCRLAE, GCRLVAE, DiscrepancyVAE
     from sccausal.models.scconcrl import ScConCRL
 
 # model -> folder of the method
-_MODELS = {"ScConCRL": "sccausal.models.scconcrl"}
+_MODELS = {
+    "DiscrepancyVAE": "sccausal.models.gcrl",
+    "GCRLAE": "sccausal.models.gcrl",
+    "GCRLVAE": "sccausal.models.gcrl",
+    "ScConCRL": "sccausal.models.scconcrl",
+}
 
 __all__ = [
+    "GCRLAE",
+    "GCRLVAE",
     "CausalModel",
     "Check",
+    "DiscrepancyVAE",
     "GRNAccessor",
     "IdentifiabilityReport",
     "PerturbationAccessor",

@@ -6,13 +6,20 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {
+    "alignment": "sccausal.pl._alignment",
+    "cohesion": "sccausal.pl._communities",
+    "communities": "sccausal.pl._communities",
+    "community_stability": "sccausal.pl._communities",
     "compare": "sccausal.pl._compare",
+    "edge_mixture": "sccausal.pl._communities",
     "grn": "sccausal.pl._grn",
     "history": "sccausal.pl._history",
+    "latent_graph": "sccausal.pl._latent_graph",
     "response": "sccausal.pl._response",
+    "tmex_null": "sccausal.pl._alignment",
 }
 
-__all__ = ["compare", "grn", "history", "response"]
+__all__ = sorted(_NAMES)
 
 
 def __getattr__(name: str) -> Any:

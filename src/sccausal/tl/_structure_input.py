@@ -99,6 +99,20 @@ def _values(adata: AnnData, layer: str | None) -> np.ndarray:
     return values
 
 
+def expression_values(adata: AnnData, layer: str | None = None, batch_key: str | None = None) -> np.ndarray:
+    """Dense values (n_cells, n_genes), checked, and centred within batches if a column names them.
+
+    Raises
+    ------
+    InputDataError
+        If genes are listed twice, values are not finite, or there are too few cells.
+    UnknownNameError
+        If the layer or column is not known.
+    """
+    values = _values(adata, layer)
+    return values if batch_key is None else _centre(values, adata, batch_key, None)
+
+
 def find_regulators(adata: AnnData, regulators: Sequence[str] | str | None) -> np.ndarray | None:
     """Positions of the regulators, given as names or as a boolean column of ``adata.var``; ``None`` for all.
 

@@ -199,6 +199,18 @@ def test_paper_response_warns_of_no_change_and_state_response_does_not():
         assert ((mine - true) ** 2).sum() < 0.2 * (true**2).sum()
 
 
+def test_one_batch_needs_no_batch_key_and_queries_can_be_aligned():
+    adata = cells(800, condition=True)
+    setup = {k: v for k, v in BOTH.items() if k != "batch_key"}
+    model = model_of(adata[:600].copy(), setup, 5, align_queries=True)
+    query = adata[600:].copy()
+    expected = model.get_latent_representation(query.copy(), representation="integrated")
+    query.X = query.X + 2 * np.random.default_rng(3).normal(size=adata.n_vars).astype(np.float32)
+    aligned = model.get_latent_representation(query, representation="integrated")
+    assert np.linalg.norm(aligned.mean(0) - expected.mean(0)) < 0.2 * np.linalg.norm(expected.std(0))
+    assert model.module.unseen is None
+
+
 def test_regulators_and_counts_are_checked():
     adata = cells(100)
     ScConCRL.setup_anndata(adata)

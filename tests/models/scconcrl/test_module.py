@@ -8,9 +8,9 @@ import torch
 
 from sccausal._errors import SetupError
 from sccausal.models.scconcrl._components import AffineMap, DenseMap, GeneWiseMap, gene_map
-from sccausal.models.scconcrl._likelihood import gaussian, negative_binomial, zero_inflated
 from sccausal.models.scconcrl._module import ScConCRLModule
 from sccausal.models.scconcrl._statistics import training_statistics
+from sccausal.nn.likelihood import gaussian, negative_binomial, zero_inflated
 
 
 def dag(m: int, n_edges: int, seed: int, strength: float = 0.9) -> np.ndarray:

@@ -16,6 +16,7 @@ _CELLS_PER_POPULATION = 8
 _MAX_POPULATIONS = 300
 _NEIGHBOURS = 5
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+_TOLERANCE = 1.05
 _FOLDS = 5
 _ROUNDS = 5
 _MIN_PAIRS = 20
@@ -186,7 +187,9 @@ def _regress(cells: SmallPopulations, n_batch: int) -> np.ndarray | None:
     penalty = np.tile(np.r_[0.0, np.full(shared.shape[1], shared.std(0).max() ** 2)], n_batch)
     # offsets that do not follow the state must not pretend to: populations that are left out say how far they do
     fold = np.arange(len(cells.n)) % _FOLDS
-    best = min(_RIDGES, key=lambda r: _left_out(design, change, weight, r * penalty, fold[i], fold[j]))
+    errors = [_left_out(design, change, weight, r * penalty, fold[i], fold[j]) for r in _RIDGES]
+    # most of the error is the noise of the populations: the smallest ridge that is not clearly worse
+    best = next(r for r, error in zip(_RIDGES, errors, strict=True) if error <= _TOLERANCE * min(errors))
     fit = _ridge(design, change, weight, best * penalty)
     fit = fit.reshape(n_batch, 1 + shared.shape[1], -1)
     return (fit - fit.mean(0)).reshape(len(design.T), -1)

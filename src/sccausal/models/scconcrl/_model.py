@@ -21,12 +21,12 @@ from sccausal.data import KEYS, check_matrix
 from sccausal.models._base import CausalModel
 from sccausal.models.scconcrl._assumptions import assumptions
 from sccausal.models.scconcrl._components import GeneMap
-from sccausal.models.scconcrl._likelihood import Likelihood, check_likelihood
 from sccausal.models.scconcrl._module import ScConCRLModule
 from sccausal.models.scconcrl._outputs import OutputsMixin, combine_graphs
 from sccausal.models.scconcrl._regulators import regulator_names
 from sccausal.models.scconcrl._statistics import training_statistics
 from sccausal.nn.graph import AcyclicityKind
+from sccausal.nn.likelihood import Likelihood, check_likelihood
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -332,7 +332,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         Parameters
         ----------
         max_epochs
-            Passes through the training cells; default: about 1500 updates, between 10 and 150 epochs.
+            Passes through the training cells; default: about 600 updates, between 10 and 150 epochs.
         accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size, early_stopping
             As in every model; see :meth:`sccausal.models.CausalModel.train`.
         external_indexing
@@ -347,7 +347,7 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         """
         if max_epochs is None:
             updates = max(1, self.adata.n_obs // batch_size)
-            max_epochs = int(np.clip(1500 // updates, 10, 150))
+            max_epochs = int(np.clip(600 // updates, 10, 150))
         same = {
             "accelerator": accelerator, "devices": devices, "train_size": train_size,
             "validation_size": validation_size, "shuffle_set_split": shuffle_set_split, "batch_size": batch_size,

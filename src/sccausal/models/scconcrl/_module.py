@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from sccausal._errors import SetupError
 from sccausal.data import KEYS
 from sccausal.models.scconcrl._components import AffineMap, DomainEncoder, DomainPrior, GeneMap, gene_map, line_of
-from sccausal.models.scconcrl._likelihood import Likelihood, check_likelihood, count_log_likelihood, gaussian
 from sccausal.models.scconcrl._start import StartMixin
 from sccausal.models.scconcrl._statistics import N_REFERENCE
 from sccausal.models.scconcrl._terms import TermsMixin
 from sccausal.nn.adversary import DomainDiscriminator, DomainWeights
 from sccausal.nn.graph import AcyclicityKind, SEMGraph
+from sccausal.nn.likelihood import Likelihood, check_likelihood, count_log_likelihood, gaussian
 from sccausal.nn.response import InterventionResponse
 from sccausal.train import register_lagrangian_buffers
 
@@ -285,7 +285,9 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         The ELBO would shrink it, since cells pay for it through the noise of their domain latents. Batches that a
         query brings are learned.
         """
-        return self.training and self.batch_response == "state" and self.n_batch == int(self.n_anchors)
+        if not (self.training and self.n_batch_latent and self.batch_response == "state"):
+            return False
+        return self.n_batch == int(self.n_anchors)
 
     def effect(self) -> Tensor:
         """Total effect of the domain latents on the latent genes (k, m)."""

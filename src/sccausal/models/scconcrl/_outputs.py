@@ -23,6 +23,7 @@ from sccausal.models._cells import registered
 from sccausal.models.scconcrl._components import line_of
 from sccausal.models.scconcrl._unseen import unseen_batches
 from sccausal.nn.graph import dag_threshold
+from sccausal.nn.likelihood import move_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,7 +68,7 @@ class OutputsMixin:
         if module.gene_likelihood == "gaussian":
             # the residual of the cell is kept: what the model does not explain is not changed by the intervention
             return x + after - before
-        return _move_counts(x, before, after, torch.exp(module.spread), sample)
+        return move_counts(x, before, after, torch.exp(module.spread), sample)
 
     def _condition_shift(self, out: dict[str, Tensor], dose: Tensor) -> Tensor:
         module = self.module
@@ -320,16 +321,3 @@ def _cut_cycles(weight: np.ndarray, regulators: np.ndarray) -> float:
     block[inside & (np.abs(block) <= threshold)] = 0
     weight[:, regulators] = block
     return threshold
-
-
-def _move_counts(x: Tensor, before: Tensor, after: Tensor, theta: Tensor, sample: bool) -> Tensor:
-    """Counts of the same cell at another rate: lost counts are thinned, new ones come from its own rate.
-
-    The rate of a cell given its count is ``before * (x + theta) / (before + theta)`` on average (gamma-Poisson).
-    """
-    ratio = after / before.clamp_min(1e-8)
-    gain = (ratio - 1).clamp_min(0) * before * (x + theta) / (before + theta)
-    kept = ratio.clamp_max(1)
-    if not sample:
-        return x * kept + gain
-    return torch.binomial(x, kept.expand_as(x)) + torch.poisson(gain)

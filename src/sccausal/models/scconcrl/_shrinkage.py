@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sccausal.models._adaptive import grid_posterior
+
 _LEVEL = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 2.0)
 _SLOPE = (0.0, 1e-3, 1e-2, 0.1, 0.5, 1.5)
 
@@ -77,7 +79,7 @@ def shrunken_response(
         solved = np.linalg.solve(covariance, change.T[:, :, None])[..., 0]
         weights[i] = solved
         evidence[i] = -0.5 * (change.T * solved).sum(1) - 0.5 * np.linalg.slogdet(covariance)[1]
-    share = _mixture(evidence, n_iter)
+    share = grid_posterior(evidence, n_iter)
     a, b = np.array(pairs).T
     constant = np.einsum("cg,c,cgr->g", share, a, weights)
     fitted_slope = offset.T @ np.einsum("cg,c,cgr->rg", share, b / size, weights)
@@ -98,15 +100,3 @@ def ridge_response(
     penalty = ridge * max(np.trace(kernel) / n, 1e-12) * np.diag(1 / weight)
     slope = offset.T @ np.linalg.solve(kernel + penalty, change - level)
     return ResponseFit(level - centre @ slope, slope)
-
-
-def _mixture(evidence: np.ndarray, n_iter: int) -> np.ndarray:
-    # responsibilities (components, genes); the small count keeps every component alive
-    log_weight = np.zeros((len(evidence), 1))
-    share = np.empty_like(evidence)
-    for _ in range(n_iter):
-        share = evidence + log_weight
-        share = np.exp(share - share.max(0))
-        share /= share.sum(0)
-        log_weight = np.log(share.sum(1, keepdims=True) + 0.1)
-    return share

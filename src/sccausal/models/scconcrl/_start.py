@@ -74,12 +74,14 @@ class StartMixin:
                 self._start_graph(statistics)
             if self.n_batch_latent:
                 self._start_batches(statistics)
-        rows = statistics.populations
+        rows, known = statistics.populations, self.n_batch_latent > 0
         if self.n_targets and rows is not None:
             if first and response_start != "zero" and self.response_kind == "state":
                 self._start_response(rows, response_start)
+                known = True
             self._set_populations(rows)
-        if first and self.n_domain:
+        # the posterior of latents whose effects are still random would be read off noise
+        if first and known:
             self._start_domain_encoder(statistics)
         self.started.fill_(True)
         self.refresh()
@@ -125,7 +127,8 @@ class StartMixin:
         explained = self._tensor(
             np.einsum("tm,tm->m", weight, (s.correlation * np.outer(s.spread, s.spread))[regulators])
         )
-        left = (self._tensor(s.spread**2) - explained).clamp_min(0.05 * self._tensor(s.spread**2))
+        # a gene that hardly varies would otherwise hold the whole bound by its tiny noise
+        left = (self._tensor(s.spread**2) - explained).clamp_min(0.05 * self._tensor(s.spread**2)).clamp_min(_NOISE)
         self.log_exogenous_var.copy_(left.log())
 
     def _start_batches(self, s: TrainingStatistics) -> None:
@@ -146,7 +149,8 @@ class StartMixin:
 
     def _start_domain_encoder(self, s: TrainingStatistics) -> None:
         """Posterior mean of the domain latents in the linear model: features = n^b E + noise of the cells."""
-        effect = torch.cat([self.batch_total, self.condition_total]).double().cpu().numpy()
+        condition = self.condition_total if self.response_kind == "state" else torch.zeros_like(self.condition_total)
+        effect = torch.cat([self.batch_total, condition]).double().cpu().numpy()
         covariance = shrunken_correlation(s.correlation, s.n_used) * np.outer(s.spread, s.spread)
         gain = np.linalg.solve(covariance, effect.T)
         # shrunken in the condition block only: a batch latent that fell short would leave batch behind in n^x

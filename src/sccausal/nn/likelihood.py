@@ -1,4 +1,4 @@
-"""Log-likelihoods per gene, written for speed: no distribution objects on the training path."""
+"""Log-likelihoods of expression, without distribution objects (slow in training), and counts at another rate."""
 
 from __future__ import annotations
 
@@ -55,3 +55,16 @@ def count_log_likelihood(x: Tensor, mean: Tensor, log_dispersion: Tensor, dropou
     if dropout is None:
         return negative_binomial(x, mean, log_dispersion).sum(1)
     return zero_inflated(x, mean, log_dispersion, dropout).sum(1)
+
+
+def move_counts(x: Tensor, before: Tensor, after: Tensor, theta: Tensor, sample: bool) -> Tensor:
+    """Counts ``x`` (n, m) of the same cells at another rate: lost counts are thinned, new ones come from their own.
+
+    The rate of a cell given its count is ``before * (x + theta) / (before + theta)`` on average (gamma-Poisson).
+    """
+    ratio = after / before.clamp_min(1e-8)
+    gain = (ratio - 1).clamp_min(0) * before * (x + theta) / (before + theta)
+    kept = ratio.clamp_max(1)
+    if not sample:
+        return x * kept + gain
+    return torch.binomial(x, kept.expand_as(x)) + torch.poisson(gain)
