@@ -58,6 +58,7 @@ def run(args) -> Results:
     results = Results(args.out)
     adata = sc.read_h5ad(args.data / "kang_ifnb.h5ad")
     background = list(adata.var_names)
+    known = (args.data / "priors" / "tf_human.txt").read_text().split()
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         if str(seed) in results.done:
             continue
@@ -69,7 +70,7 @@ def run(args) -> Results:
         scvi.settings.seed = seed
         scc.ScConCRL.setup_anndata(used, **keys)
         with clock() as t:
-            model = scc.ScConCRL(used)
+            model = scc.ScConCRL(used, regulators=list(used.var_names.intersection(known)))
             model.train(accelerator="cpu", enable_progress_bar=False)
         table = scc.tl.key_genes(model).set_index("gene")
         top = list(table.index[:100])
