@@ -6,7 +6,7 @@ import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from sccausal._errors import InputDataError, SetupError, close_names
 
 GLOBAL = "global"
 
-Activities = Mapping[str, Sequence[str]] | pd.DataFrame | pd.Series | str | Path
+Activities: TypeAlias = Mapping[str, Sequence[str]] | pd.DataFrame | pd.Series | str | Path
 
 
 @dataclass(frozen=True)
