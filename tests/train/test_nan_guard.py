@@ -116,6 +116,15 @@ class Interrupt(Callback):
                 pass
 
 
+@pytest.fixture
+def interruptible():
+    # a shell starts background jobs with the signal ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_leaves_a_usable_model(make_model, fit):
     model = make_model()
     handler = signal.getsignal(signal.SIGINT)
