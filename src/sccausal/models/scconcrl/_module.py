@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from sccausal._errors import SetupError
 from sccausal.data import KEYS
 from sccausal.models.scconcrl._components import AffineMap, DomainEncoder, DomainPrior, GeneMap, gene_map, line_of
+from sccausal.models.scconcrl._domains import DomainsMixin
 from sccausal.models.scconcrl._start import StartMixin
 from sccausal.models.scconcrl._statistics import N_REFERENCE
 from sccausal.models.scconcrl._terms import TermsMixin
@@ -26,16 +27,7 @@ from sccausal.nn.response import InterventionResponse
 from sccausal.train import register_lagrangian_buffers
 
 
-class UnseenBatches(NamedTuple):
-    """Offsets of batches from the average one, by state, in standardised features: (q, m) and (q, d, m)."""
-
-    level: Tensor
-    slope: Tensor
-    is_all: bool = False
-    """Whether all cells at hand are of one such batch."""
-
-
-class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
+class ScConCRLModule(DomainsMixin, TermsMixin, StartMixin, BaseModuleClass):
     r"""Block SEM over domain latents and genes, with its inverse in the encoder.
 
     With rows as sources, latent expression obeys :math:`z = zA^{xx} + n^b A^{xb} + n^x`. The encoder maps each gene of
@@ -165,9 +157,6 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         self.register_buffer("reference_cells", torch.zeros(N_REFERENCE))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
-    unseen: UnseenBatches | None = None
-    """Batches of the cells at hand that the model was not trained on, for the length of one query."""
-
     # ------------------------------------------------------------------ inference
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor | None]:
@@ -220,134 +209,15 @@ class ScConCRLModule(TermsMixin, StartMixin, BaseModuleClass):
         out["nx"] = self.exogenous(own, nb_mean, A)
         return out
 
-    def _known_batch(self, batch: Tensor | None, n: int) -> Tensor:
-        # codes beyond the batches of the model and those aligned with it stand for the average batch, which is last
-        n_unseen = 0 if self.unseen is None else len(self.unseen.level)
-        last = self.n_batch + n_unseen
-        if self.unseen is not None and self.unseen.is_all:
-            return torch.full((n,), self.n_batch, device=self.mean.device)
-        if batch is None:
-            return torch.full((n,), last, device=self.mean.device)
-        return torch.where((batch < 0) | (batch > last), last, batch).to(self.mean.device)
-
-    def _batch_posterior(self, linear: Tensor, rest: Tensor, scores: Tensor, code: Tensor) -> Tensor:
-        """Mean of q(n^b|x) in the batch block, (n, k).
-
-        With offsets that follow the state, a cell has the latent of its batch at its scores, and the average batch is
-        at zero. In the paper's form expression alone tells: the linear part says how near a cell is to the prior mean
-        of each batch, and the mean is the average of these, weighted by nearness. Beyond the reach of all of them (an
-        unseen batch) the linear part itself counts.
-        """
-        k = self.n_batch_latent
-        if self.batch_response == "state":
-            known = code < self.n_batch
-            mean = self.batch_prior.location(torch.where(known, code, 0), scores) * known[:, None]
-            return mean.detach() if self.holds_batches else mean
-        anchors = self.batch_prior.mean[: int(self.n_anchors)]
-        distance = torch.cdist(linear[:, :k], anchors).square()
-        square = distance * torch.exp(-2 * self.log_reach)
-        near = torch.softmax(-0.5 * square, dim=1) @ anchors
-        # within a batch the distance is about sqrt(k) of its spread; three more are not chance
-        known = torch.sigmoid(4 * (k**0.5 + 2.5 - square.min(1, keepdim=True).values.clamp_min(1e-12).sqrt()))
-        return known * near + (1 - known) * linear[:, :k] + rest[:, :k]
-
     def exogenous(self, z: Tensor, nb: Tensor, A: Tensor | None = None) -> Tensor:
         """Inverse SEM: what neither regulators nor domains explain, (n, m); ``A`` if it is at hand."""
         A = self.graph.matrix() if A is None else A
         return self._direct(z - nb @ self.elbo_effect() if self.n_domain else z, A)
 
-    def _direct(self, total: Tensor, A: Tensor) -> Tensor:
-        # what arrives beside the edges among genes, total (I - A)
-        return total - (total if self.graph.is_square else total[:, self.graph.regulators]) @ A
-
-    @property
-    def domain_loading(self) -> Tensor:
-        """Edges from domain latents to genes, A_xb (k, m).
-
-        The parameter is their total effect ``A_xb (I - A_xx)^-1``: what a domain does to expression then stays what it
-        is while the graph is learned, and the graph explains what domains leave over.
-        """
-        return self._direct(self.effect(), self.graph.matrix())
-
-    @property
-    def cuts_response(self) -> bool:
-        """Whether the population loss alone trains the response and its edges.
-
-        The mean changes of whole populations say how cells respond; the ELBO of single cells, whose noise model is
-        only roughly right, would trade that knowledge for a better fit of the noise.
-        """
-        return self.training and self.populations is not None and self.population_weight > 0
-
-    @property
-    def holds_batches(self) -> bool:
-        """Whether the effect of the batches stays as measured between matched populations.
-
-        The ELBO would shrink it, since cells pay for it through the noise of their domain latents. Batches that a
-        query brings are learned.
-        """
-        if not (self.training and self.n_batch_latent and self.batch_response == "state"):
-            return False
-        return self.n_batch == int(self.n_anchors)
-
-    def effect(self) -> Tensor:
-        """Total effect of the domain latents on the latent genes (k, m)."""
-        return torch.cat([self._batch_effect(), self.condition_total])
-
-    def _batch_effect(self) -> Tensor:
-        if self.batch_response == "paper":
-            return self.batch_total
-        # measured in features: latent genes follow by the slope of the encoder, wherever training has brought it
-        return self.batch_total * line_of(self.encoder).slope.detach()
-
-    def elbo_effect(self) -> Tensor:
-        """The same as the ELBO sees it: what is fitted to whole populations is a constant there."""
-        batch, condition = self._batch_effect(), self.condition_total
-        return torch.cat(
-            [batch.detach() if self.holds_batches else batch, condition.detach() if self.cuts_response else condition]
-        )
-
     def propagate(self, nx: Tensor, nb: Tensor) -> Tensor:
         """SEM: latent expression (n, m) that exogenous parts and domain latents lead to."""
         z = self.graph.solve(nx)
         return z + nb @ self.effect() if self.n_domain else z
-
-    def state(self, scores: Tensor, nb_mean: Tensor, code: Tensor) -> Tensor:
-        """Cell state (n, d): principal scores (n, d) without intervention, from which the batch is taken out."""
-        k = self.n_batch_latent
-        if k:
-            scores_of_batch = (nb_mean[:, :k].detach() - self.average_batch()) @ self.state_effect[:k]
-            if self.unseen is None:
-                return scores - scores_of_batch
-            return scores - scores_of_batch - self._unseen_features(scores, code) @ self.axes
-        return scores if self.unseen is None else scores - self._unseen_features(scores, code) @ self.axes
-
-    def _unseen_features(self, scores: Tensor, code: Tensor) -> Tensor:
-        assert self.unseen is not None
-        row = (code - self.n_batch).clamp(0, len(self.unseen.level) - 1)
-        offset = self.unseen.level[row] + torch.bmm(scores.unsqueeze(1), self.unseen.slope[row]).squeeze(1)
-        is_unseen = (code >= self.n_batch) & (code < self.n_batch + len(self.unseen.level))
-        return offset * is_unseen[:, None]
-
-    def unseen_offset(self, scores: Tensor, code: Tensor) -> Tensor:
-        """Offset of the latent genes (n, m) in cells of batches that the model was not trained on."""
-        return self._unseen_features(scores, code) * line_of(self.encoder).slope
-
-    def average_batch(self) -> Tensor:
-        """Latent of the average batch of training, (k,)."""
-        if self.batch_response == "state":
-            return self.batch_prior.mean.new_zeros(self.n_batch_latent)
-        return self.batch_prior.mean[: int(self.n_anchors)].detach().mean(0)
-
-    def latent_in_batch(self, state: Tensor, code: int) -> Tensor:
-        """Batch latents (n, k) that cells of ``state`` (n, d) have in the batch ``code``."""
-        prior = self.batch_prior
-        if prior.slope is None:
-            return prior.mean[code].expand(len(state), -1)
-        # a cell of state s has the scores t there: t = s + (mean + t slope) effect
-        effect = self.state_effect[: self.n_batch_latent]
-        own = torch.eye(self.n_state, device=state.device) - prior.slope[code] @ effect
-        scores = torch.linalg.lstsq(own.T, (state + prior.mean[code] @ effect).T).solution.T
-        return prior.mean[code] + scores @ prior.slope[code]
 
     @torch.no_grad()
     def state_loading(self) -> tuple[Tensor, Tensor]:

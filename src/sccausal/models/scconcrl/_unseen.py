@@ -10,10 +10,11 @@ import torch
 from scvi import settings
 
 from sccausal.models.scconcrl._alignment import SmallPopulations, align_query
+from sccausal.models.scconcrl._domains import UnseenBatches
 from sccausal.models.scconcrl._statistics import feature_chunks
 
 if TYPE_CHECKING:
-    from sccausal.models.scconcrl._module import ScConCRLModule, UnseenBatches
+    from sccausal.models.scconcrl._module import ScConCRLModule
 
 _MIN_CELLS = 40
 
@@ -37,8 +38,6 @@ def unseen_batches(module: ScConCRLModule, X: Any, batch: np.ndarray, dose: np.n
     ``None`` if there is nothing new, or nothing to align with. A batch of fewer than 40 cells gets no offset, with a
     warning: its mean says more about its composition than about the batch.
     """
-    from sccausal.models.scconcrl._module import UnseenBatches
-
     codes = np.unique(batch[batch >= module.n_batch])
     reference = _reference(module)
     if not len(codes) or reference is None or module.batch_response == "paper":
