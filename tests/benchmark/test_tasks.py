@@ -164,5 +164,7 @@ def test_tests_are_paired_over_groups_and_seeds():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", benchmark.TASK_NAMES)
 def test_every_task_runs_with_all_its_models(name, tmp_path):
-    run(name, tmp_path / "out", models=None)
+    frame = run(name, tmp_path / "out", models=None)
+    expected = {m.name for m in benchmark.methods(name).values() if m.kind == "model"}
+    assert set(frame.loc[frame["kind"] == "model", "method"]) == expected
     benchmark.write_report(tmp_path / "out", n_boot=50)
