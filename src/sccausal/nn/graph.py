@@ -115,6 +115,10 @@ def solve_sem(A: Tensor, b: Tensor) -> Tensor:
     return factorise_sem(A).solve(b)
 
 
+def _renew_forbidden(graph: SEMGraph, _: object) -> None:
+    graph._forbidden.copy_(~graph.allowed)
+
+
 class SEMGraph(nn.Module):
     r"""Learned weights of a linear SEM over genes, with rows for regulators only.
 
@@ -168,16 +172,19 @@ class SEMGraph(nn.Module):
         self.weight = nn.Parameter(torch.randn(len(index), n_genes) * std * mask)
         self.register_buffer("regulators", torch.from_numpy(index.copy()))
         self.register_buffer("allowed", mask)
+        self.register_buffer("_forbidden", ~mask, persistent=False)
+        self.register_load_state_dict_post_hook(_renew_forbidden)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("_inside", torch.zeros(len(index), len(index)), persistent=False)
         self.regulators: Tensor
         self.allowed: Tensor
+        self._forbidden: Tensor
         self.scale: Tensor
         self._inside: Tensor
 
     def matrix(self) -> Tensor:
         """Weights with forbidden edges at zero, shape (T, m)."""
-        return self.weight * self.allowed
+        return self.weight.masked_fill(self._forbidden, 0.0)
 
     def block(self) -> Tensor:
         """Weights among regulators, shape (T, T)."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softshrink
 
 from sccausal.models.gcrl._graph import graph_from_interventions, order_from_effects
 from sccausal.nn.alignment import Moments, matching
@@ -80,4 +81,4 @@ class ScheduleMixin:
         """Shrink edges towards zero (``l1_on="graph"``), which leaves exact zeros."""
         if self.l1_on == "graph" and self.l1_weight:
             weight = self.graph.weight
-            weight.copy_(torch.sign(weight) * (weight.abs() - lr * self.l1_weight).clamp_min(0.0))
+            weight.copy_(softshrink(weight, lr * self.l1_weight))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softshrink
 
 from sccausal.data import KEYS
 from sccausal.nn.adversary import adversarial_losses
@@ -179,7 +180,7 @@ class TermsMixin:
         """Soft threshold of the graph (l1), and return into the domain of the log-determinant."""
         if self.sparsity == "l1" and self.sparsity_weight > 0:
             weight = self.graph.weight
-            weight.copy_(torch.sign(weight) * (weight.abs() - lr * self.sparsity_weight).clamp_min(0))
+            weight.copy_(softshrink(weight, lr * self.sparsity_weight))
         if self.acyclicity == "logdet" and self._step % self.structure_every == 0:
             self.graph.guard()
 
