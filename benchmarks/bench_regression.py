@@ -1,9 +1,16 @@
-"""Bagged ridge and consensus communities: seconds, and agreement with CellOracle where it is installed (same input)."""
+"""Bagged ridge and consensus communities: seconds, and agreement with CellOracle where it is installed (same input).
+
+CellOracle's bags follow Python's hash seed: it is compared with itself in a process with another one.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -47,6 +54,16 @@ def celloracle_links(adata, base: Network, n_jobs: int):
     return values, list(map(str, oracle.adata.var_names)), network_from_celloracle(links), t["seconds"]
 
 
+def links_under(hash_seed: int, n_cells: int, n_genes: int, seed: int) -> Network:
+    """CellOracle's network of the same cells in a process of its own, under a hash seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "links.csv"
+        command = [sys.executable, __file__, "--links", str(out), "--cells", str(n_cells), "--genes", str(n_genes)]
+        environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+        subprocess.run([*command, "--first-seed", str(seed)], check=True, env=environment)
+        return Network(pd.read_csv(out))
+
+
 def agreement(a: Network, b: Network, top: int = 500) -> dict[str, float]:
     both = a.to_frame().merge(b.to_frame(), on=["source", "target"])
     first = [set(zip(f["source"][:top], f["target"][:top], strict=True)) for f in (a.to_frame(), b.to_frame())]
@@ -84,6 +101,8 @@ def regression(n_cells: int, n_genes: int, seed: int, n_jobs: int) -> dict[str, 
     if theirs is not None:
         row |= {f"CellOracle, {k}": v for k, v in agreement(ours, theirs).items()}
         row["times faster"] = row["CellOracle"] / row["bagged_ridge"]
+        itself = agreement(*(links_under(h, n_cells, n_genes, seed) for h in (1, 2)))
+        row |= {f"CellOracle with itself, {k}": v for k, v in itself.items()}
     return row | {"edges": float(len(ours))}
 
 
@@ -122,5 +141,12 @@ def report(results: Results) -> None:
 if __name__ == "__main__":
     p = parser(__doc__, default_out="regression.jsonl")
     p.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="workers (joblib)")
+    p.add_argument("--links", type=Path, help="write CellOracle's network of --cells and --genes there, and stop")
+    p.add_argument("--cells", type=int, default=500)
+    p.add_argument("--genes", type=int, default=300)
     arguments = p.parse_args()
+    if arguments.links:
+        cells, base = simulated(arguments.cells, arguments.genes, arguments.first_seed)
+        celloracle_links(cells, base, arguments.threads)[2].to_frame().to_csv(arguments.links, index=False)
+        sys.exit()
     report(Results(arguments.out) if arguments.report else run(arguments))
