@@ -138,7 +138,9 @@ def tmex_null(
         colour = _COLOURS.get(name, ORANGE)
         made.hist(t.null, bins=edges, color=colour, alpha=0.45, label=f"{name}, permuted")
         made.axvline(t.observed, color=colour, lw=1.6, label=f"{name}, p = {t.pvalue:.2g}")
-    made.legend(fontsize=SMALL - 1, frameon=False)
+    made.legend(
+        fontsize=SMALL - 1, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(test.tests)
+    )
     tidy(made, title=title, xlabel="T-MEX score (mean partial correlation)", ylabel="permutations")
     made.grid(False)
     made.tick_params(color=GREY)

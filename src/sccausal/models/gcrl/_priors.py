@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from natsort import natsorted
 
 from sccausal._errors import InputDataError, SetupError, close_names
 
@@ -103,7 +104,8 @@ def _sets(activities: Any) -> dict[str, list[str]]:
         return read_gmt(activities)
     if isinstance(activities, pd.Series):
         series = activities.dropna()
-        return {str(name): [str(g) for g in part.index] for name, part in series.groupby(series.astype(str), sort=True)}
+        groups = series.astype(str).groupby(series.astype(str)).groups
+        return {name: [str(g) for g in groups[name]] for name in natsorted(groups)}
     if isinstance(activities, Mapping):
         return {str(name): [str(g) for g in dict.fromkeys(members)] for name, members in activities.items()}
     raise SetupError(
