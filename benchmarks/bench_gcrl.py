@@ -34,7 +34,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "gCRL-VAE, no discrepancy": {"discrepancy_weight": 0.0},
     "gCRL-VAE, MMD": {"discrepancy": "mmd"},
     "gCRL-VAE, linear decoder": {"decoder": "linear"},
-    "gCRL-VAE, additive": {"n_interaction": 0},
     "gCRL-VAE, random start": {"start": "random"},
 }
 
@@ -146,7 +145,8 @@ def prediction(name: str, task: Task, results: Results, args, seed: int) -> None
             a, b = split_half(len(own), seed)
             halves[label] = float(np.linalg.norm(own[a].mean(0) - own[b].mean(0)))
         results.add(f"{name}/{seed}/rules", task=name, seed=seed, scores=scores | {"split half": halves})
-    methods: dict[str, dict] = {"d-VAE": {}, "id-VAE": {}, **(ABLATIONS if args.ablate else {"gCRL-VAE": {}})}
+    free = {"gCRL-VAE, a latent per target": {"n_latent": max(len(codec.targets), 10)}}
+    methods: dict[str, dict] = {"d-VAE": {}, "id-VAE": {}, "gCRL-VAE": {}, **free, **(ABLATIONS if args.ablate else {})}
     for method, kwargs in methods.items():
         key = f"{name}/{seed}/{method}"
         if key in results.done:

@@ -58,6 +58,27 @@ class InterventionResponse(nn.Module):
                 shift = shift + _per_target(dose, torch.tanh(self.hidden(state)), self.gate)
         return shift
 
+    def learn_interaction(self, n_combinations: int) -> bool:
+        """Train the interaction only where there is enough to learn it from; otherwise it stays where it is.
+
+        The factor of a target says something about its unseen partners once it was seen with several. With fewer
+        combinations than targets the factors fit those combinations one by one, and unseen ones get noise.
+
+        Parameters
+        ----------
+        n_combinations
+            Combinations of several targets in the training cells.
+
+        Returns
+        -------
+        True if the interaction is trained.
+        """
+        is_learned = bool(self.n_interaction) and n_combinations >= self.n_targets
+        if self.n_interaction:
+            self.partner.requires_grad_(is_learned)
+            self.interaction_weight.requires_grad_(is_learned)
+        return is_learned
+
     def interaction(self, dose: Tensor) -> Tensor:
         """What a combination does beyond the sum, shape (n, k); zero for rows with one target."""
         if not self.n_interaction:

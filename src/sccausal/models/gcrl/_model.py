@@ -45,7 +45,8 @@ class GCRLVAE(LatentSEMMixin, CausalModel):  # type: ignore[misc]
     encoder_genes
         Genes the encoder sees, e.g. transcription factors: names, or a boolean column of ``adata.var``; default all.
     n_latent
-        Number of latents; default one per activity. More are free.
+        Number of latents; default one per activity. More are free: one per target often predicts better, and
+        spreads interventions that act as one over several latents.
     n_hidden
         Width of the nets.
     decoder
@@ -67,7 +68,8 @@ class GCRLVAE(LatentSEMMixin, CausalModel):  # type: ignore[misc]
     l1_on, l1_weight
         Sparsity of the ``"decoder"`` (paper) or of the ``"graph"``.
     n_interaction
-        Rank of what pairs of interventions do beyond their sum; it starts at zero.
+        Rank of what pairs of interventions do beyond their sum. It starts at zero, and is trained where there are at
+        least as many combinations as targets.
     residual
         What the latents leave of the mean changes seen in training is given to the genes directly: ``"shrunken"``
         (adaptive shrinkage by the sampling error), ``"exact"`` (all of it: the additive rule plus the latents'

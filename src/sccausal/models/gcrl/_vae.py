@@ -198,11 +198,13 @@ class LatentSEMMixin(ResidualMixin):
 
     def _start_module(self: Any, rows: np.ndarray) -> None:
         module, manager = self.module, self.adata_manager
+        dose = np.asarray(manager.get_from_registry(KEYS.INTERVENTION), dtype=float)[rows]
+        seen = np.unique(dose != 0, axis=0)
+        module.interventions.pairs.learn_interaction(int((seen.sum(1) > 1).sum()))
         if bool(module.started):
             return
         counts = module.gene_likelihood != "gaussian"
         X = manager.get_from_registry(KEYS.X)[rows]
-        dose = np.asarray(manager.get_from_registry(KEYS.INTERVENTION), dtype=float)[rows]
         batch = np.asarray(manager.get_from_registry(KEYS.BATCH)).ravel().astype(int)[rows]
         stats = training_statistics(dense_features(X, counts), dose, batch, module.n_batch)
         if stats.conditions is None:
