@@ -16,6 +16,7 @@ from sccausal.nn.graph import (
     acyclicity,
     dag_threshold,
     factorise_sem,
+    forward_edges,
     in_logdet_domain,
     is_dag,
     logdet_domain,
@@ -162,6 +163,19 @@ def test_dag_threshold_is_the_smallest(m, seed):
     assert is_dag(np.where(np.abs(A) > t, A, 0))
     if t > 0:
         assert not is_dag(np.where(np.abs(A) >= t, A, 0))
+
+
+@given(m=st.integers(2, 12), seed=st.integers(0, 10_000))
+def test_forward_edges_leave_a_dag_and_keep_the_stronger_direction(m, seed):
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(m, m))
+    kept = forward_edges(A)
+    assert dag_threshold(A * kept) == 0
+    size = np.abs(A) * (1 - np.eye(m))
+    assert (size * kept).sum() >= size.sum() / 2 - 1e-9
+    D = random_dag(m, seed).numpy()
+    assert (D * forward_edges(D) == D).all()
+    assert forward_edges(np.array([[0.0, 0.1], [0.2, 0.0]]))[1, 0]
 
 
 def test_dag_threshold_of_a_dag_is_zero():

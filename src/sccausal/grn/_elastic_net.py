@@ -99,6 +99,23 @@ def elastic_net_sem(
     m = z.shape[1]
     rows = np.arange(m) if sources is None else np.asarray(sources)
     correlation = (z.T @ z / len(z)).astype(np.float32 if m > 500 else np.float64)
+    out = np.zeros((m, m))
+    out[rows] = elastic_net_from_correlation(
+        correlation, lambda1, lambda2, rows, max_steps=max_steps, tolerance=tolerance
+    )
+    return out
+
+
+def elastic_net_from_correlation(
+    correlation: np.ndarray,
+    lambda1: float,
+    lambda2: float,
+    rows: np.ndarray,
+    *,
+    max_steps: int = 300,
+    tolerance: float = 1e-3,
+) -> np.ndarray:
+    """The same from the correlations (m, m) of all genes, with the T genes ``rows`` as regulators: weights (T, m)."""
     cross, inner = correlation[rows], correlation[np.ix_(rows, rows)]
     own = (np.arange(len(rows)), rows)
     rate = 1 / (_largest_eigenvalue(inner) + lambda2)
@@ -117,9 +134,7 @@ def elastic_net_sem(
         if float(np.abs(change).max()) < tolerance * rate:
             logger.debug("elastic net: converged after %d steps", step + 1)
             break
-    out = np.zeros((m, m))
-    out[rows] = weights
-    return out
+    return weights
 
 
 def _largest_eigenvalue(matrix: np.ndarray, n_iter: int = 50) -> float:

@@ -122,14 +122,14 @@ def test_graph_finds_edges_and_leaves_zeros_elsewhere():
 
 
 def test_network_is_acyclic_and_says_how():
-    model = model_of(cells(), {}, 5)
+    model = model_of(cells(), {}, 5, acyclicity="logdet")
     net = model.grn.network()
     import networkx as nx
 
     assert nx.is_directed_acyclic_graph(net.to_networkx())
-    assert net.metadata["threshold"] >= 0 and net.metadata["acyclicity"] == "logdet"
+    assert net.metadata["acyclicity"] == "logdet"
     free = model.grn.network(prune=False)
-    assert len(free) >= len(net)
+    assert len(free) == len(net) + net.metadata["n_cut"]
 
 
 def test_dense_maps_refuse_a_network():

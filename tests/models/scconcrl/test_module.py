@@ -206,7 +206,7 @@ def _domains(n: int = 400, m: int = 15, seed: int = 0):
 
 def test_every_term_carries_a_share_of_the_gradient():
     x, batch, dose = _domains()
-    module = started(x, batch, dose, sparsity="frobenius", condition_adversary_weight=1.0)
+    module = started(x, batch, dose, sparsity="frobenius", condition_adversary_weight=1.0, acyclicity="logdet")
     tensors = batch_of(x, torch.tensor(batch)[:, None], torch.tensor(dose, dtype=torch.float32))
     fit(module, tensors, 60)
     module.train()

@@ -252,17 +252,34 @@ def scconcrl(problem: Problem) -> AnnData:
 
 
 def trained_scconcrl(problem: Problem, **model: Any) -> Any:
-    """ScConCRL trained on the cells of a problem, the caller's seed left as it was."""
-    import scvi
-
+    """ScConCRL trained on the cells of a problem."""
     from sccausal import ScConCRL
+
+    return trained(ScConCRL, problem, problem.keys.setup(), **model)
+
+
+def trained(model_class: Any, problem: Problem, setup: Mapping[str, Any], **model: Any) -> Any:
+    """A model trained on a copy of the cells of a problem, the caller's seed left as it was.
+
+    Parameters
+    ----------
+    model_class
+        Class of the model.
+    problem
+        Its training cells, seed and size count.
+    setup
+        Arguments of ``setup_anndata``.
+    **model
+        Arguments of the model.
+    """
+    import scvi
 
     before = scvi.settings.seed
     scvi.settings.seed = problem.seed
     try:
         cells = problem.train.copy()
-        ScConCRL.setup_anndata(cells, **problem.keys.setup())
-        fitted = ScConCRL(cells, **model)
+        model_class.setup_anndata(cells, **setup)
+        fitted = model_class(cells, **model)
         fitted.train(
             max_epochs=SMALL_EPOCHS if problem.small else None,
             accelerator="cpu",

@@ -12,7 +12,7 @@ from sccausal import baselines as bl
 from sccausal.benchmark._folder import data_file, read_h5ad
 from sccausal.benchmark._methods import register
 from sccausal.benchmark._task import Case, Dataset, Keys, Problem, Request, Task
-from sccausal.benchmark.tasks import _cells
+from sccausal.benchmark.tasks import _cells, _gcrl
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -140,3 +140,4 @@ register("condition", "latent shift", kind="baseline", applies=_conditions_only)
 )
 _cells.register_ceilings("condition")
 register("condition", "ScConCRL")(_cells.scconcrl)
+register("condition", "DiscrepancyVAE", applies=lambda p: p.keys.intervention_key is not None)(_gcrl.other_stratum)

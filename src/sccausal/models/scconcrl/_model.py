@@ -86,7 +86,8 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         ``"shrinkage"``: closed-form regression of the changes on the state of the populations, shrunken gene by gene;
         ``"mean"``: mean shift; ``"zero"``.
     graph_start
-        ``"ridge"``: regression of each gene on the regulators; ``"random"``.
+        ``"elastic_net"``: joint regression of all genes on the regulators, after batches and conditions were taken
+        out, which training then refines; ``"ridge"`` or ``"random"``: training finds the graph itself.
     adversary
         ``"confusion"`` or ``"reversal"`` (paper).
     batch_adversary_weight, condition_adversary_weight
@@ -151,12 +152,12 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
         residual_width: int = 2,
         dropout: float = 0.1,
         regulators: Sequence[str] | str | None = None,
-        acyclicity: AcyclicityKind | None = "logdet",
+        acyclicity: AcyclicityKind | None = None,
         sparsity: Literal["l1", "frobenius"] = "l1",
         response: Literal["state", "paper"] = "state",
         batch_response: Literal["state", "paper"] = "state",
         response_start: Literal["shrinkage", "mean", "zero"] = "shrinkage",
-        graph_start: Literal["ridge", "random"] = "ridge",
+        graph_start: Literal["elastic_net", "ridge", "random"] = "elastic_net",
         adversary: Literal["confusion", "reversal"] = "confusion",
         batch_adversary_weight: float = 0.2,
         condition_adversary_weight: float = 0.0,

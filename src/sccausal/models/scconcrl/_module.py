@@ -58,7 +58,7 @@ class ScConCRLModule(DomainsMixin, TermsMixin, StartMixin, BaseModuleClass):
         residual_width: int = 2,
         dropout: float = 0.1,
         regulators: Sequence[int] | np.ndarray | None = None,
-        acyclicity: AcyclicityKind | None = "logdet",
+        acyclicity: AcyclicityKind | None = None,
         sparsity: Literal["l1", "frobenius"] = "l1",
         response: Literal["state", "paper"] = "state",
         batch_response: Literal["state", "paper"] = "state",

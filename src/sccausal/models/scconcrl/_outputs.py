@@ -22,7 +22,7 @@ from sccausal.grn import Network
 from sccausal.models._cells import registered
 from sccausal.models.scconcrl._components import line_of
 from sccausal.models.scconcrl._unseen import unseen_batches
-from sccausal.nn.graph import dag_threshold
+from sccausal.nn.graph import forward_edges
 from sccausal.nn.likelihood import move_counts
 
 if TYPE_CHECKING:
@@ -230,8 +230,8 @@ class OutputsMixin:
         Parameters
         ----------
         prune
-            Cut cycles: edges that lie on a cycle go, up to the smallest weight at which none is left. Default: only if
-            the model was trained with an acyclicity constraint.
+            Cut cycles: of the edges on a cycle, those go that run against the order of the stronger ones. Default: only
+            if the model was trained with an acyclicity constraint.
         standardise
             Weights per standard deviation of source and target.
         """
@@ -242,9 +242,9 @@ class OutputsMixin:
                 "Use 'affine' or 'genewise', or sccausal.tl.structure."
             )
         weight = module.graph.matrix().detach().cpu().numpy().copy()
-        threshold = 0.0
+        n_cut = 0
         if prune if prune is not None else module.acyclicity is not None:
-            threshold = _cut_cycles(weight, module.graph.regulators.cpu().numpy())
+            n_cut = _cut_cycles(weight, module.graph.regulators.cpu().numpy())
         scale = module.latent_scale().detach().cpu().numpy() if standardise else np.ones(module.n_genes)
         sources = module.graph.regulators.cpu().numpy()
         weight *= scale[sources][:, None] / scale
@@ -253,7 +253,7 @@ class OutputsMixin:
             "units": "standard deviations" if standardise else "latent units",
             "acyclicity": module.acyclicity,
             "constraint": float(module.constraint().detach()),
-            "threshold": threshold,
+            "n_cut": n_cut,
         }
         extra: dict[str, Any] = {}
         if self.ensemble_ is not None:
@@ -312,12 +312,12 @@ def combine_graphs(graphs: Sequence[np.ndarray]) -> dict[str, Any]:
     return {"mean": mean, "mean_abs": np.abs(stack).mean(0), "stability": held / len(stack), "n_runs": len(stack)}
 
 
-def _cut_cycles(weight: np.ndarray, regulators: np.ndarray) -> float:
-    """Zero, in place, edges on cycles up to the smallest weight that leaves none; the weight is returned."""
+def _cut_cycles(weight: np.ndarray, regulators: np.ndarray) -> int:
+    """Zero, in place, edges among regulators that run against the order of the stronger ones; how many."""
     block = weight[:, regulators]
     _, component = connected_components(csr_matrix(block != 0), directed=True, connection="strong")
     inside = component[:, None] == component[None, :]
-    threshold = dag_threshold(np.where(inside, block, 0.0))
-    block[inside & (np.abs(block) <= threshold)] = 0
+    against = inside & (block != 0) & ~forward_edges(np.where(inside, block, 0.0))
+    block[against] = 0
     weight[:, regulators] = block
-    return threshold
+    return int(against.sum())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sccausal.grn._elastic_net import default_penalties, elastic_net_from_correlation
 from sccausal.models.scconcrl._components import line_of
 from sccausal.models.scconcrl._shrinkage import shrunken_response
 from sccausal.models.scconcrl._statistics import (
@@ -53,7 +54,7 @@ class StartMixin:
 
     @torch.no_grad()
     def start(
-        self, statistics: TrainingStatistics, *, response_start: str = "shrinkage", graph_start: str = "ridge"
+        self, statistics: TrainingStatistics, *, response_start: str = "shrinkage", graph_start: str = "elastic_net"
     ) -> None:
         """Set buffers, and on the first call also the parameters, from the training cells.
 
@@ -64,14 +65,17 @@ class StartMixin:
         response_start
             ``"shrinkage"``: closed-form response that depends on the state; ``"mean"``: mean shift; ``"zero"``.
         graph_start
-            ``"ridge"``: regression of each gene on the regulators; ``"random"``: weights of size 1 / (m - 1).
+            ``"elastic_net"`` or ``"ridge"``: regression of each gene on the regulators; ``"random"``: weights of size
+            1 / (m - 1).
         """
         first = not bool(self.started)
+        # steps of Adam are as large as a learning rate whatever the evidence: a graph that was found is only refined
+        self.structure_rate = 0.02 if graph_start == "elastic_net" else 0.2
         if first:
             self._set_buffers(statistics)
             self._start_gene_maps(statistics)
-            if graph_start == "ridge":
-                self._start_graph(statistics)
+            if graph_start != "random":
+                self._start_graph(statistics, graph_start)
             if self.n_batch_latent:
                 self._start_batches(statistics)
         rows, known = statistics.populations, self.n_batch_latent > 0
@@ -114,9 +118,13 @@ class StartMixin:
         line.slope.copy_(self.scale * ((1 + rate) / (rate + 0.5)))
         line.intercept.copy_(rate.log())
 
-    def _start_graph(self, s: TrainingStatistics) -> None:
+    def _start_graph(self, s: TrainingStatistics, kind: str) -> None:
         regulators = self.graph.regulators.cpu().numpy()
-        weight = ridge_graph(s.correlation, regulators, s.n_used)
+        if kind == "ridge":
+            weight = ridge_graph(s.correlation, regulators, s.n_used)
+        else:
+            penalties = default_penalties(s.n_used, len(s.correlation))
+            weight = elastic_net_from_correlation(s.correlation, *penalties, regulators)
         weight *= s.spread / s.spread[regulators][:, None]
         self.graph.weight.copy_(self._tensor(weight))
         # the regressions run both ways along each edge, which may amplify without end: keep the loop gain below 1

@@ -29,6 +29,8 @@ class TermsMixin:
     graph: Any
     populations: PopulationTargets | None
     _step: int = 0
+    structure_rate: float = 0.2
+    """Learning rate of the graph as a share of that of the nets."""
 
     # ------------------------------------------------------------------ KL, in closed form
 
@@ -168,8 +170,9 @@ class TermsMixin:
         return acyclicity(block, self.acyclicity, s=float(self.graph.scale)).float()
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The graph learns at a fifth of the rate, without weight decay; discriminators with more of it."""
-        groups = [{"params": [self.graph.weight], "name": "structure", "lr": lr / 5, "weight_decay": 0.0}]
+        """The graph learns at a rate of its own, without weight decay; discriminators with more of it."""
+        rate = lr * self.structure_rate
+        groups = [{"params": [self.graph.weight], "name": "structure", "lr": rate, "weight_decay": 0.0}]
         for domain in self.adversary_weights:
             net = getattr(self, f"{domain}_discriminator")
             groups.append({"params": list(net.parameters()), "name": f"{domain}_discriminator", "weight_decay": 1e-2})
