@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from scvi import settings
 
     from sccausal import baselines, benchmark, datasets, grn, metrics, models, pl, pp, tl
-    from sccausal.models import GCRLAE, GCRLVAE, DiscrepancyVAE, ScConCRL
+    from sccausal.models import CITEVAE, GCRLAE, GCRLVAE, LCD, CausCell, DiscrepancyVAE, ScConCRL
 
 try:
     __version__ = version("sccausal")
@@ -20,16 +20,22 @@ except PackageNotFoundError:  # a source tree that was not installed
 # name -> module; loaded on first use, so that `import sccausal` costs next to nothing
 _ROOMS = ("baselines", "benchmark", "datasets", "grn", "metrics", "models", "pl", "pp", "tl")
 _NAMES = {
+    "CITEVAE": "sccausal.models",
+    "CausCell": "sccausal.models",
     "DiscrepancyVAE": "sccausal.models",
     "GCRLAE": "sccausal.models",
     "GCRLVAE": "sccausal.models",
+    "LCD": "sccausal.models",
     "ScConCRL": "sccausal.models",
     "settings": "scvi",
 }
 
 __all__ = [
+    "CITEVAE",
     "GCRLAE",
     "GCRLVAE",
+    "LCD",
+    "CausCell",
     "DiscrepancyVAE",
     "ScConCRL",
     "__version__",

@@ -12,8 +12,8 @@ import scvi
 from anndata import AnnData
 from toy_model import TOY_SETUP, TOY_TRAIN, ToyModel, toy_data
 
-from sccausal.datasets import simulate_perturb_seq
-from sccausal.models import GCRLAE, GCRLVAE, CausalModel, DiscrepancyVAE, ScConCRL
+from sccausal.datasets import simulate_perturb_seq, simulate_time_course
+from sccausal.models import CITEVAE, GCRLAE, GCRLVAE, LCD, CausalModel, CausCell, DiscrepancyVAE, ScConCRL
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,24 @@ def simulated(seed: int = 0) -> AnnData:
 def counted(seed: int = 0) -> AnnData:
     """The cells of :func:`simulated` with their counts in a layer."""
     return _simulated(False, True).copy()
+
+
+@cache
+def _followed() -> AnnData:
+    adata = simulate_time_course(
+        14, 60, 3, (1.0, 2.0, 4.0), n_batches=2, n_doubles=3, strength=4.0, library_size=4000.0,
+        differentiation=0.5, seed=1,
+    )  # fmt: skip
+    adata = AnnData(adata.X, obs=adata.obs, var=adata.var)
+    adata.layers["counts"] = adata.X.copy()
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    return adata
+
+
+def followed(seed: int = 0) -> AnnData:
+    """Cells under three activations and their pairs at two times, log-normalised, counts in a layer."""
+    return _followed().copy()
 
 
 def stimulated(seed: int = 0) -> AnnData:
@@ -194,6 +212,58 @@ CASES = [
         setup={**_INTERVENED, "layer": "counts"},
         init={"activities": _SETS, "gene_likelihood": "nb"},
         train=_SHORT,
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+        slow=True,
+    ),
+    Case(
+        name="lcd",
+        model=LCD,
+        data=simulated,
+        setup=_INTERVENED,
+        init={"n_hidden": 64},
+        train={"max_epochs": 8, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False},
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+    ),
+    Case(
+        name="lcd-zip",
+        model=LCD,
+        data=counted,
+        setup={**_INTERVENED, "layer": "counts"},
+        init={"n_hidden": 64, "noise_model": "zip", "n_states": 200},
+        train={"max_epochs": 8, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False},
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+        slow=True,
+    ),
+    Case(
+        name="causcell",
+        model=CausCell,
+        data=simulated,
+        setup={"concept_keys": ["batch"], "intervention_key": "intervention", "control": "control"},
+        init={"n_latent": 16, "n_hidden": 48, "n_tokens": 2, "n_layers": 1, "n_encoder": 96},
+        train={"max_epochs": 40, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False},
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+    ),
+    Case(
+        name="citevae",
+        model=CITEVAE,
+        data=followed,
+        setup={**_INTERVENED, "time_key": "time"},
+        init={"n_responsive": 3, "n_invariant": 4, "n_hidden": 32},
+        train={**_SHORT, "max_epochs": 12},
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+    ),
+    Case(
+        name="citevae-counts",
+        model=CITEVAE,
+        data=followed,
+        setup={**_INTERVENED, "time_key": "time", "layer": "counts"},
+        init={"n_responsive": 3, "n_invariant": 4, "n_hidden": 32, "gene_likelihood": "nb"},
+        train={**_SHORT, "max_epochs": 12},
         pair=("G0005", "G0017"),
         best="G0005+G0017",
         slow=True,

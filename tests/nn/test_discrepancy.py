@@ -9,7 +9,9 @@ from sccausal.metrics import energy_distance
 from sccausal.nn.discrepancy import (
     centroid_discrepancy,
     condition_discrepancy,
+    coupled_discrepancy,
     energy_discrepancy,
+    group_discrepancy,
     mmd_discrepancy,
 )
 
@@ -77,3 +79,50 @@ def test_few_cells_and_unknown_names():
         condition_discrepancy(x, y, torch.zeros(3, dtype=torch.long), "centroids")
     with pytest.raises(SetupError, match="two cells"):
         mmd_discrepancy(x[:1], y)
+
+
+@pytest.mark.parametrize("kind", ["mmd", "energy"])
+def test_group_discrepancy_is_that_of_each_group_against_the_rest(kind):
+    torch.manual_seed(0)
+    x, group = torch.randn(60, 3), torch.arange(60) % 3
+    x[group == 2] += 1.0
+    square = torch.cdist(x, x).square()
+    bandwidth = torch.median(square)
+
+    def alone(a, b):
+        if kind == "energy":
+            return energy_discrepancy(a, b)
+        return mmd_discrepancy(a, b, bandwidth=bandwidth)
+
+    expected = torch.stack([alone(x[group == g], x[group != g]) for g in range(3)]).mean()
+    torch.testing.assert_close(group_discrepancy(x, group, kind), expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["mmd", "energy"])
+def test_group_discrepancy_is_unbiased_and_sees_a_change_of_spread(kind):
+    torch.manual_seed(0)
+    group = torch.arange(90) % 3
+    null = [group_discrepancy(torch.randn(90, 2), group, kind).item() for _ in range(60)]
+    error = np.std(null) / np.sqrt(len(null))
+    assert abs(np.mean(null)) < 3.5 * error
+    code = torch.arange(600) % 3
+    null = [group_discrepancy(torch.randn(600, 2), code, kind).item() for _ in range(20)]
+    wide = torch.randn(600, 2)
+    wide[code == 0] *= 2.0
+    assert group_discrepancy(wide, code, kind).item() > 8 * np.std(null)
+
+
+def test_small_groups_are_left_out_of_the_group_discrepancy():
+    x = torch.randn(5, 2)
+    assert group_discrepancy(x, torch.tensor([0, 0, 0, 0, 1])).item() == 0.0
+    with pytest.raises(SetupError, match="centroid"):
+        group_discrepancy(x, torch.zeros(5), "centroid")
+
+
+def test_coupled_discrepancy_of_random_pairs_is_least_for_a_constant():
+    """Equal distributions are not its minimum: the mean is the variance of the cells."""
+    torch.manual_seed(0)
+    x, reference = torch.randn(4000, 3), torch.arange(4000) % 2 == 0
+    assert coupled_discrepancy(x, reference, reference).item() == pytest.approx(3.0, rel=0.1)
+    assert coupled_discrepancy(0.1 * x, reference, reference).item() == pytest.approx(0.03, rel=0.1)
+    assert coupled_discrepancy(x, reference, torch.zeros(4000, dtype=torch.bool)).item() == 0.0

@@ -50,6 +50,11 @@ class PairedDataSplitter(pl.LightningDataModule):
         Columns of ``obs`` in which both halves of a pair agree.
     one_condition_per_batch
         Whether all targets of a mini-batch have the same intervention (and, with ``"time"``, the same time).
+    one_time_per_batch
+        Whether all targets of a mini-batch have the same time; for ``"time"``.
+    same_intervention
+        Whether both halves of a pair have the same intervention; for ``"time"``. An intervention without earlier cells
+        draws from all earlier ones.
     batch_size
         Pairs per mini-batch and process.
     drop_last
@@ -88,6 +93,8 @@ class PairedDataSplitter(pl.LightningDataModule):
         pairing: Literal["control", "time"] = "control",
         stratify_by: str | Sequence[str] | None = None,
         one_condition_per_batch: bool = False,
+        one_time_per_batch: bool = False,
+        same_intervention: bool = False,
         batch_size: int | None = None,
         drop_last: bool = False,
         seed: int | None = None,
@@ -107,9 +114,14 @@ class PairedDataSplitter(pl.LightningDataModule):
         self.seed = int(seed if seed is not None else settings.seed or 0)
         self.distributed_sampler = distributed_sampler
         self.one_condition_per_batch = one_condition_per_batch
+        self.one_time_per_batch = one_time_per_batch
         self.data_loader_kwargs = kwargs
         self._strata = self._name_strata(stratify_by)
         self._sources, self._targets, self._conditions = self._roles()
+        if same_intervention and KEYS.INTERVENTION in adata_manager.data_registry:
+            code = _row_codes(sparse.csr_matrix(self._registered(KEYS.INTERVENTION, "same_intervention")))
+            named = [f"{name}, intervention {c}" for name, c in zip(self._strata, code, strict=True)]
+            self._strata = np.array(named, dtype=object)
         self.train_idx, self.val_idx, self.test_idx = self._split(external_indexing)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
         self._epoch_start: dict[str, int] | None = None
@@ -221,7 +233,8 @@ class PairedDataSplitter(pl.LightningDataModule):
 
     def _groups(self, rows: np.ndarray, spare: np.ndarray | None = None) -> list[PairGroup]:
         groups: list[PairGroup] = []
-        blocks = self._conditions if self.one_condition_per_batch else None
+        blocks = self._targets if self.one_time_per_batch else None
+        blocks = self._conditions if self.one_condition_per_batch else blocks
         what = "control" if self.pairing == "control" else "earlier"
         for step in np.unique(self._targets[rows]):
             if step < 0:

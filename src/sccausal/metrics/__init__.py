@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sccausal.metrics._blocks import block_scores
 from sccausal.metrics._bulk import (
     adjusted_r2,
     aecd,
@@ -90,6 +91,7 @@ __all__ = [
     "aecd",
     "auprc",
     "auroc",
+    "block_scores",
     "centroid_accuracy",
     "centroid_distance",
     "cluster_agreement",

@@ -12,20 +12,29 @@ from sccausal.models._identifiability import Check, IdentifiabilityReport
 from sccausal.models._perturbation import PerturbationAccessor
 
 if TYPE_CHECKING:
+    from sccausal.models.causcell import CausCell
+    from sccausal.models.citevae import CITEVAE
     from sccausal.models.gcrl import GCRLAE, GCRLVAE, DiscrepancyVAE
+    from sccausal.models.lcd import LCD
     from sccausal.models.scconcrl import ScConCRL
 
 # model -> folder of the method
 _MODELS = {
+    "CITEVAE": "sccausal.models.citevae",
+    "CausCell": "sccausal.models.causcell",
     "DiscrepancyVAE": "sccausal.models.gcrl",
     "GCRLAE": "sccausal.models.gcrl",
     "GCRLVAE": "sccausal.models.gcrl",
+    "LCD": "sccausal.models.lcd",
     "ScConCRL": "sccausal.models.scconcrl",
 }
 
 __all__ = [
+    "CITEVAE",
     "GCRLAE",
     "GCRLVAE",
+    "LCD",
+    "CausCell",
     "CausalModel",
     "Check",
     "DiscrepancyVAE",

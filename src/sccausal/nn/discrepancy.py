@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sccausal._errors import SetupError
 
@@ -142,3 +143,82 @@ def _off_diagonal(square: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         raise SetupError("An unbiased discrepancy needs at least two cells on each side.")
     value = f(square)
     return (value.sum() - value.diagonal().sum()) / (n * (n - 1))
+
+
+def group_discrepancy(
+    x: Tensor,
+    group: Tensor,
+    kind: Literal["mmd", "energy"] = "mmd",
+    scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0),
+    min_cells: int = 2,
+) -> Tensor:
+    """How far the distribution of each group is from that of all other cells, averaged over groups.
+
+    Parameters
+    ----------
+    x
+        Cells (n, d).
+    group
+        Integer code of the group of each cell (n,).
+    kind
+        ``"mmd"`` (squared maximum mean discrepancy, Gaussian kernels around the median distance) or ``"energy"``.
+    scales
+        Factors on the bandwidth of ``"mmd"``.
+    min_cells
+        Groups with fewer cells, or with fewer cells outside, are left out.
+
+    Returns
+    -------
+    0-d tensor, unbiased (its expectation is 0 if all groups have one distribution, so it can be negative); zero if no
+    group is large enough. One matrix of distances serves all groups.
+    """
+    if kind not in ("mmd", "energy"):
+        raise SetupError(f"Unknown discrepancy {kind!r}; use 'mmd' or 'energy'.")
+    members = F.one_hot(torch.unique(group, return_inverse=True)[1]).to(x.dtype)
+    inside = members.sum(0)
+    outside = len(x) - inside
+    large = (inside >= min_cells) & (outside >= min_cells)
+    if not bool(large.any()):
+        return x.new_zeros(())
+    square = _squared(x, x)
+    if kind == "mmd":
+        base = torch.median(square.detach()).clamp_min(1e-12)
+        similar = sum((torch.exp(-square / (2 * s * base)) for s in scales), torch.zeros_like(square)) / len(scales)
+    else:
+        similar = -torch.sqrt(square + 1e-12)
+    own = similar.diagonal()
+    rows = similar @ members  # (n, groups): similarity of each cell to each group
+    within = (rows * members).sum(0) - own @ members
+    across = rows.sum(0) - within - own @ members  # cells outside to cells inside
+    rest = similar.sum() - own.sum() - within - 2 * across
+    value = (
+        within / (inside * (inside - 1)).clamp_min(1)
+        + rest / (outside * (outside - 1)).clamp_min(1)
+        - 2 * across / (inside * outside).clamp_min(1)
+    )
+    weight = inside * large
+    return (value * weight).sum() / weight.sum()
+
+
+def coupled_discrepancy(x: Tensor, group: Tensor, reference: Tensor) -> Tensor:
+    """Mean squared distance of each cell to a reference cell drawn at random, halved.
+
+    Parameters
+    ----------
+    x
+        Cells (n, d).
+    group
+        Unused code of the group of each cell (n,), so that it can stand in for :func:`group_discrepancy`.
+    reference
+        Marks the reference cells (n,).
+
+    Returns
+    -------
+    0-d tensor; zero without reference cells or without others. Its minimum over maps x is a constant: cells of one
+    distribution stay apart by twice their variance, which is why collapse must be watched.
+    """
+    pool, others = x[reference], x[~reference]
+    if not len(pool) or not len(others):
+        return x.new_zeros(())
+    partner = torch.randint(len(pool), (len(others),), device=x.device)
+    return 0.5 * (others - pool[partner]).square().sum(1).mean()

@@ -12,7 +12,7 @@ from sccausal import baselines as bl
 from sccausal._errors import InputDataError
 from sccausal.benchmark._methods import register
 from sccausal.benchmark._task import Case, Dataset, Keys, Problem, Request, Task
-from sccausal.benchmark.tasks import _cells
+from sccausal.benchmark.tasks import _causcell, _cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -193,3 +193,4 @@ register("counterfactual", "mean shift of the own type", kind="baseline")(_own_t
 register("counterfactual", "mean shift of another type", kind="negative")(_shuffled)
 register("counterfactual", "true change", kind="ceiling", sees_truth=True)(_true_change)
 register("counterfactual", "ScConCRL")(_cells.scconcrl)
+register("counterfactual", "CausCell")(_causcell.counterfactuals)

@@ -12,7 +12,7 @@ from sccausal._errors import InputDataError
 from sccausal.benchmark._folder import data_file, read_h5ad
 from sccausal.benchmark._methods import register
 from sccausal.benchmark._task import Case, Dataset, Keys, Problem, Request, Task
-from sccausal.benchmark.tasks import _cells, _latents
+from sccausal.benchmark.tasks import _causcell, _cells, _latents
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -200,4 +200,5 @@ def _true_labels(case: Case) -> Blocks:
 register("disentangle", "PCA", kind="baseline")(_shared(_latents.pca))
 register("disentangle", "random projection", kind="baseline")(_shared(_latents.random_projection))
 register("disentangle", "linear discriminants", kind="baseline")(_discriminant)
+register("disentangle", "CausCell")(_causcell.blocks)
 register("disentangle", "true labels", kind="ceiling", sees_truth=True)(_true_labels)

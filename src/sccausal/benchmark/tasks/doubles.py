@@ -13,7 +13,7 @@ from sccausal import baselines as bl
 from sccausal.benchmark._folder import data_file, read_h5ad
 from sccausal.benchmark._methods import register
 from sccausal.benchmark._task import Case, Dataset, Keys, Request, Task
-from sccausal.benchmark.tasks import _cells
+from sccausal.benchmark.tasks import _cells, _gcrl, _lcd
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -146,6 +146,8 @@ register("doubles", "linear GWP", kind="baseline", applies=lambda p: _measured(p
 )
 _cells.register_ceilings("doubles")
 register("doubles", "ScConCRL")(_cells.scconcrl)
+register("doubles", "DiscrepancyVAE")(_gcrl.cells)
+register("doubles", "LCD")(_lcd.doubles)
 
 
 def _measured(problem: Any) -> int:

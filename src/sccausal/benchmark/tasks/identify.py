@@ -12,7 +12,7 @@ import pandas as pd
 from sccausal._errors import InputDataError, NotSupportedError
 from sccausal.benchmark._methods import register
 from sccausal.benchmark._task import Case, Dataset, Keys, Problem, Request, Task
-from sccausal.benchmark.tasks import _cells, _latents
+from sccausal.benchmark.tasks import _cells, _citevae, _gcrl, _latents
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,6 +34,14 @@ def _simulated(**fixed: Any) -> Callable[[Request], AnnData]:
         return make(**asked)
 
     return load
+
+
+def _factors(request: Request) -> AnnData:
+    from sccausal.datasets import simulate_temporal_factors
+
+    cells = simulate_temporal_factors(3000 if request.small else 12000, tracked=False, seed=request.seed)
+    cells.obsm["latent"] = np.column_stack([cells.obsm["invariant"], cells.obsm["responsive"]])
+    return cells
 
 
 def true_latents(adata: AnnData) -> np.ndarray:
@@ -86,6 +94,13 @@ TASK = Task(
             Keys(intervention_key="intervention", control="control"),
             note="A linear structural model of latents, mixed into genes; interventions on latents are labelled.",
         ),
+        Dataset(
+            "temporal_factors",
+            _factors,
+            Keys(intervention_key="intervention", control="control", time_key="time"),
+            note="Factors with lagged causes, some of them reset by interventions, bent into 64 features; each cell is "
+            "seen once.",
+        ),
     ),
     cases,
     score,
@@ -109,4 +124,6 @@ def _line(make: Callable[[int, int], Any]) -> Callable[[Problem], np.ndarray]:
 register("identify", "PCA", kind="baseline")(_line(_latents.pca))
 register("identify", "ICA", kind="baseline")(_line(_latents.ica))
 register("identify", "random projection", kind="baseline")(_line(_latents.random_projection))
+register("identify", "DiscrepancyVAE")(_gcrl.latents)
 register("identify", "true latents", kind="ceiling", sees_truth=True)(lambda case: case.truth)
+register("identify", "CITE-VAE", applies=_citevae.has_times)(_citevae.latents)

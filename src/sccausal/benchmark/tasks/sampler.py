@@ -11,7 +11,7 @@ import pandas as pd
 from sccausal.benchmark._folder import data_file, read_h5ad
 from sccausal.benchmark._methods import register
 from sccausal.benchmark._task import Case, Dataset, Keys, Problem, Request, Task
-from sccausal.benchmark.tasks import _cells
+from sccausal.benchmark.tasks import _cells, _lcd
 from sccausal.benchmark.tasks._latents import dense
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def _factors(cells: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     return np.maximum(pca.inverse_transform(z) + np.sqrt(rest) * rng.normal(size=(n, cells.shape[1])), 0.0)
 
 
+register("sampler", "LCD")(_lcd.draws)
 register("sampler", "control cells", kind="baseline")(_drawn("control cells", _again, control=True))
 register("sampler", "label mean", kind="baseline")(_drawn("label mean", _mean))
 register("sampler", "independent Gaussians", kind="baseline")(_drawn("independent Gaussians", _diagonal))

@@ -11,7 +11,7 @@ import pandas as pd
 from sccausal.benchmark._folder import data_file, read_h5ad
 from sccausal.benchmark._methods import register
 from sccausal.benchmark._task import Case, Dataset, Keys, Problem, Request, Task
-from sccausal.benchmark.tasks import _cells
+from sccausal.benchmark.tasks import _cells, _lcd
 from sccausal.benchmark.tasks._latents import dense
 from sccausal.benchmark.tasks._networks import best_f1_cut, linear_cells, pearson, ridge_partial
 
@@ -162,6 +162,7 @@ def _random(problem: Problem) -> Network:
     return _top(np.random.default_rng([problem.seed, 23]).random((d, d)) * (1 - np.eye(d)), problem)
 
 
+register("structure", "CLIPR, response")(_lcd.direct_effects)
 register("structure", "Pearson", kind="baseline")(lambda p: _top(pearson(dense(p.train.X)), p))
 register("structure", "ridge partial correlation", kind="baseline")(lambda p: _top(ridge_partial(dense(p.train.X)), p))
 register("structure", "ridge partial, best cut", kind="reference", sees_truth=True)(_best_cut)

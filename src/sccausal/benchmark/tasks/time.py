@@ -11,7 +11,7 @@ import pandas as pd
 from sccausal import baselines as bl
 from sccausal.benchmark._methods import register
 from sccausal.benchmark._task import Case, Dataset, Keys, Problem, Request, Task
-from sccausal.benchmark.tasks import _cells
+from sccausal.benchmark.tasks import _cells, _citevae
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,6 +38,13 @@ def _simulated(request: Request) -> AnnData:
         sortability=False,
     )
     return _cells.log_cells(cells)
+
+
+def _differentiating(request: Request) -> AnnData:
+    from sccausal.datasets import simulate_time_course
+
+    per_group, n_genes, n_targets = (30, 150, 12) if request.small else (150, 300, 20)
+    return _cells.log_cells(simulate_time_course(per_group, n_genes, n_targets, seed=request.seed))
 
 
 def cases(adata: AnnData, dataset: Dataset, request: Request) -> Iterator[Case]:
@@ -104,6 +111,12 @@ TASK = Task(
             _KEYS,
             note="Simulated activations observed at five times; effects grow and spread through the network.",
         ),
+        Dataset(
+            "differentiation",
+            _differentiating,
+            _KEYS,
+            note="Simulated activations at four times in cells that differentiate meanwhile.",
+        ),
     ),
     cases,
     _cells.score_cells,
@@ -137,3 +150,7 @@ register("time", "elastic net, shuffled embedding", kind="negative", applies=_ne
     _cells.rule_adapter(_shuffled, time=True)
 )
 _cells.register_ceilings("time")
+register("time", "CITE-VAE")(_citevae.predictions)
+register("time", "CITE-VAE, shuffled embedding", kind="negative", applies=_citevae.knows_features)(
+    _citevae.with_shuffled_embedding
+)

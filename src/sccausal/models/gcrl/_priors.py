@@ -104,8 +104,9 @@ def _sets(activities: Any) -> dict[str, list[str]]:
         return read_gmt(activities)
     if isinstance(activities, pd.Series):
         series = activities.dropna()
-        groups = series.astype(str).groupby(series.astype(str)).groups
-        return {name: [str(g) for g in groups[name]] for name in natsorted(groups)}
+        label = series.astype(str)
+        names = [str(name) for name in natsorted(label.unique())]
+        return {name: [str(g) for g in label.index[(label == name).to_numpy()]] for name in names}
     if isinstance(activities, Mapping):
         return {str(name): [str(g) for g in dict.fromkeys(members)] for name, members in activities.items()}
     raise SetupError(

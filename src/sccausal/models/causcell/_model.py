@@ -1,0 +1,410 @@
+"""CausCell on AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sccausal._compat import setup_args
+from sccausal._docs import docs
+from sccausal._errors import SetupError, unknown_name
+from sccausal.data import KEYS
+from sccausal.models._base import CausalModel
+from sccausal.models._cells import registered
+from sccausal.models.causcell._assumptions import assumptions
+from sccausal.models.causcell._concepts import DAG, Concept, read_concepts, read_dag, read_ordered, seen_levels
+from sccausal.models.causcell._counterfactual import CounterfactualMixin
+from sccausal.models.causcell._effects import EffectsMixin
+from sccausal.models.causcell._module import CausCellModule
+from sccausal.models.causcell._steps import normal
+from sccausal.nn.concepts import EdgeKind
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from anndata import AnnData
+    from mudata import MuData
+
+    from sccausal.models._identifiability import Check
+
+_UPDATES = 1200
+
+
+class CausCell(EffectsMixin, CounterfactualMixin, CausalModel):
+    r"""Concepts of cells held apart, joined by a causal graph, and cells as they would have been :cite:p:`Gao2025`.
+
+    Annotated concepts (cell type, donor, age, stimulus, ...) get one embedding each, and what they leave unexplained
+    one more. Embeddings obey a linear structural model over a given graph; a diffusion model conditioned on them gives
+    expression. Setting a concept to another value and letting its descendants follow answers what the same cell would
+    have shown.
+
+    Parameters
+    ----------
+    adata
+        Log-normalised cells that :meth:`setup_anndata` has seen.
+    registry
+        Registry of a saved model, in place of ``adata``.
+    dag
+        Which concept causes which: ``{child: [parents]}``, a networkx DiGraph or an adjacency frame (rows are sources).
+        ``None``: concepts are independent, so that interventions reach expression only directly.
+    ordered
+        Concepts of ``concept_keys`` whose levels are numbers, so that values between them can be asked for: names, or
+        ``{name: {level: number}}`` where the labels themselves are not numbers.
+    n_latent
+        Dimensions of an embedding.
+    edge
+        ``"map"``: a matrix per edge, which can turn the parent's axes into the child's; ``"scalar"``: one weight
+        (paper).
+    learn_edges
+        Whether the weights of the edges are learned.
+    n_hidden, n_tokens, n_layers
+        Width of the denoiser, tokens that genes are projected to, and attention blocks.
+    n_encoder
+        Width of the encoder.
+    dropout
+        Share of inputs left out in training.
+    exogenous_weight, endogenous_weight
+        Weights of the KL terms, per gene: of exogenous parts to a standard normal law, and of embeddings to the law of
+        their label. The second clears embeddings of what tells cells of one label apart, which belongs to the
+        unexplained part; it costs labels nothing, so it is the larger one.
+    classifier_weight, adversary_weight, unexplained_weight, consistency_weight
+        Weights of the classifiers on embeddings, of the adversaries between concepts, of the adversary on the
+        unexplained part, and of the consistency of set parents with observed labels.
+    ema_decay
+        Decay of the averaged weights that inference uses.
+    levels
+        Levels of interventions and knots of the time; default: those in the cells.
+
+    Notes
+    -----
+    An edge that is missing from ``dag`` is a claim: its effect will not be seen. Differences between counterfactual
+    and observed cells are effects only if the graph is right and nothing hidden causes two concepts.
+
+    Examples
+    --------
+    >>> from sccausal import CausCell
+    >>> CausCell.setup_anndata(adata, concept_keys=["cell_type", "donor", "condition"])  # doctest: +SKIP
+    >>> model = CausCell(adata, dag={"condition": ["donor"]})  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> after = model.counterfactual(do={"condition": "stimulated"})  # doctest: +SKIP
+
+    See Also
+    --------
+    sccausal.tl.concept_de : genes that change with a concept.
+    sccausal.models.ScConCRL : response to one condition, with a gene network.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation"})
+    representations: ClassVar[tuple[str, ...]] = ("endogenous", "exogenous", "unexplained")
+    _module_cls = CausCellModule
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        dag: DAG | None = None,
+        ordered: Sequence[str] | Mapping[str, Mapping[str, float]] | None = None,
+        n_latent: int = 32,
+        edge: EdgeKind = "map",
+        learn_edges: bool = True,
+        n_hidden: int = 96,
+        n_tokens: int = 4,
+        n_layers: int = 3,
+        n_encoder: int = 256,
+        dropout: float = 0.1,
+        exogenous_weight: float = 1.0,
+        endogenous_weight: float = 3.0,
+        classifier_weight: float = 1.0,
+        adversary_weight: float = 0.2,
+        unexplained_weight: float = 1.0,
+        consistency_weight: float = 1.0,
+        ema_decay: float = 0.995,
+        levels: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        super().__init__(adata, registry)
+        arguments = setup_args(self.registry_)
+        ordered = read_ordered(ordered, self.registry_)
+        if levels is None:
+            levels = seen_levels(self.adata_manager, self.registry_, arguments.get("time_key"))
+        concepts = read_concepts(self.registry_, arguments, ordered, levels)
+        names = [c.name for c in concepts]
+        dag = read_dag(dag, names)
+        parents = [[names.index(p) for p in (dag or {}).get(n, ())] for n in names]
+        self.module = self._module_cls(
+            self.summary_stats.n_vars,
+            concepts,
+            parents,
+            n_latent=n_latent,
+            edge=edge,
+            learn_edges=learn_edges,
+            n_hidden=n_hidden,
+            n_tokens=n_tokens,
+            n_layers=n_layers,
+            n_encoder=n_encoder,
+            dropout=dropout,
+            exogenous_weight=exogenous_weight,
+            endogenous_weight=endogenous_weight,
+            classifier_weight=classifier_weight,
+            adversary_weight=adversary_weight,
+            unexplained_weight=unexplained_weight,
+            consistency_weight=consistency_weight,
+            ema_decay=ema_decay,
+        )
+        shown = ", ".join(f"{c.name} ({c.n_levels})" for c in concepts)
+        edges = ", ".join(f"{p} -> {n}" for n, above in (dag or {}).items() for p in above) or "none"
+        self._model_summary_string = f"CausCell: {self.summary_stats.n_vars} genes, concepts {shown}, edges {edges}"
+        del arguments, concepts, names, parents, shown, edges
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    @docs.dedent
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        condition_key: str | None = None,
+        intervention_key: str | None = None,
+        control: str | None = None,
+        sep: str | None = "+",
+        time_key: str | None = None,
+        concept_keys: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register the cells.
+
+        Parameters
+        ----------
+        %(setup_adata)s
+        %(layer)s
+        %(condition_key)s A concept like those of ``concept_keys``, which in addition has a control, so that
+            ``model.perturbation`` can predict it.
+        %(intervention_key)s A concept as well; at most one of the two.
+        %(control)s
+        %(sep)s
+        %(time_key)s A concept whose values are numbers.
+        %(concept_keys)s
+        **kwargs
+            scvi-tools' options for new cells of a registered model.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        treated = condition_key is not None or intervention_key is not None
+        cls._register(
+            adata,
+            setup_method_args,
+            uses={"condition", "intervention", "time", "concepts"} if treated else {"time", "concepts"},
+            is_count_data=False,
+            condition_as_intervention=treated,
+            **kwargs,
+        )
+
+    # ------------------------------------------------------------------ the concepts
+
+    @property
+    def concepts(self) -> list[str]:
+        """Names of the concepts, in the order of the set-up."""
+        return [c.name for c in self.module.concepts]
+
+    @property
+    def dag(self) -> dict[str, list[str]]:
+        """Parents of each concept that has any."""
+        names = self.concepts
+        return {n: [names[i] for i in above] for n, above in zip(names, self.module.scm.parents, strict=True) if above}
+
+    def _concept(self, name: str) -> tuple[int, Concept]:
+        if name not in self.concepts:
+            raise unknown_name("concept", name, self.concepts, "the set-up of the model")
+        return self.concepts.index(name), self.module.concepts[self.concepts.index(name)]
+
+    # ------------------------------------------------------------------ training
+
+    def _make_data(self, split: list[np.ndarray] | None, *args: Any) -> pl.LightningDataModule:
+        data = super()._make_data(split, *args)
+        if split is None:
+            # genes are scaled and labels counted on the very cells that are trained on
+            data.setup("fit")
+            split = [np.asarray(getattr(data, n)) for n in ("train_idx", "val_idx", "test_idx")]
+            data = super()._make_data(split, *args)
+        if not self.is_trained_:
+            self._start_module(np.sort(split[0]))
+        return data
+
+    def _start_module(self, rows: np.ndarray) -> None:
+        X = self.adata_manager.get_from_registry(KEYS.X)[rows]
+        mean = np.asarray(X.mean(axis=0, dtype=np.float64)).ravel()
+        squares = X.multiply(X) if hasattr(X, "multiply") else X**2
+        square = np.asarray(squares.mean(axis=0, dtype=np.float64)).ravel()
+        sd = np.sqrt(np.maximum(square - mean**2, 0))
+        self.module.start(mean, sd, [w[rows] for w in self._label_weights()])
+        low = X.min() if X.shape[0] else 0.0
+        self.nonnegative_ = bool(low >= 0)
+
+    def _label_weights(self) -> list[np.ndarray]:
+        """Level weights (cells, levels) of each concept in the model's own cells."""
+        tensors = {}
+        for concept in self.module.concepts:
+            values = self.adata_manager.get_from_registry(concept.source)
+            dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values, dtype=np.float32)
+            tensors[concept.source] = torch.as_tensor(np.ascontiguousarray(dense, dtype=np.float32))
+        return [c.weights(tensors).numpy() for c in self.module.concepts]
+
+    def train(  # type: ignore[override]
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = 0.9,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int | None = None,
+        early_stopping: bool = False,
+        external_indexing: Any = None,
+        plan_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes through the training cells; default: about 1 200 updates, between 20 and 150 epochs.
+        accelerator, devices, train_size, validation_size, shuffle_set_split, early_stopping
+            As in every model; see :meth:`sccausal.models.CausalModel.train`.
+        batch_size
+            Cells per minibatch; default 256, or an eighth of the cells where they are few.
+        external_indexing
+            Rows of the training, validation and test cells, or a :class:`~sccausal.data.Split`.
+        plan_kwargs
+            Arguments of :class:`sccausal.train.CausalTrainingPlan`.
+        **kwargs
+            Further arguments of :meth:`sccausal.models.CausalModel.train`.
+        """
+        if batch_size is None:
+            batch_size = int(np.clip(self.adata.n_obs * (train_size or 0.9) // 8, 32, 256))
+        if max_epochs is None:
+            updates = max(1, round(self.adata.n_obs * (train_size or 0.9) / batch_size))
+            max_epochs = int(np.clip(_UPDATES // updates, 20, 150))
+        super().train(
+            max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            external_indexing=external_indexing,
+            plan_kwargs={"lr": 2e-3, "gradient_clip_val": 1.0, **(plan_kwargs or {})},
+            **kwargs,
+        )
+        self.module.finish()
+
+    # ------------------------------------------------------------------ embeddings
+
+    def _encode(self, tensors: dict[str, Tensor], representation: str) -> Tensor:
+        eps = self.module.inference(tensors[KEYS.X])["mean"]
+        if representation == "unexplained":
+            return eps[:, -1]
+        shown = eps if representation == "exogenous" else self.module.embed(eps)
+        return shown[:, :-1].flatten(1)
+
+    @torch.inference_mode()
+    @docs.dedent
+    def get_concept_embeddings(
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        kind: str = "endogenous",
+        sample: bool = False,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Embedding of each concept in each cell.
+
+        Parameters
+        ----------
+        %(query_adata)s
+        kind
+            ``"endogenous"``: after the structural model; ``"exogenous"``: what a concept has of its own.
+        sample
+            Draws in place of means. The denoiser sees draws; means show more of what is nearly hidden by their noise.
+        %(seed)s
+        %(batch_size)s
+
+        Returns
+        -------
+        Concept -> array (cells, n_latent), float32; ``"unexplained"`` as well.
+        """
+        if kind not in ("endogenous", "exogenous"):
+            raise unknown_name("kind of embedding", kind, ("endogenous", "exogenous"))
+        eps = self._exogenous(adata, n_samples=1 if sample else 0, seed=seed, batch_size=batch_size)[0]
+        tokens = self.module.embed(eps) if kind == "endogenous" else eps
+        arrays = tokens.cpu().numpy()
+        return {name: arrays[:, j] for j, name in enumerate([*self.concepts, "unexplained"])}
+
+    @torch.inference_mode()
+    @docs.dedent
+    def predict_concepts(
+        self,
+        adata: AnnData | MuData | None = None,
+        *,
+        soft: bool = False,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame | dict[str, pd.DataFrame]:
+        """What cells say about their concepts.
+
+        Parameters
+        ----------
+        %(query_adata)s
+        soft
+            Give probabilities.
+        %(batch_size)s
+
+        Returns
+        -------
+        DataFrame cells x concepts with the most likely level (the expectation, for continuous concepts); with ``soft``
+        a frame cells x levels per concept.
+        """
+        tokens = self.module.embed(self._exogenous(adata, n_samples=0, batch_size=batch_size)[0])
+        names = self._cell_names(adata)
+        found = {}
+        for j, concept in enumerate(self.module.concepts):
+            p = self.module.heads[j](tokens[:, j]).softmax(1).cpu().numpy()
+            levels = pd.Index(concept.levels)
+            found[concept.name] = pd.DataFrame(p, names, levels) if soft else concept.named(p)
+        return found if soft else pd.DataFrame(found, index=names)
+
+    def _cell_names(self, adata: AnnData | MuData | None) -> pd.Index:
+        from sccausal.models._cells import take_modality
+
+        return (self.adata if adata is None else take_modality(adata)).obs_names
+
+    def _exogenous(
+        self, adata: AnnData | MuData | None, *, n_samples: int, seed: int = 0, batch_size: int | None = None
+    ) -> list[Tensor]:
+        """Exogenous parts (cells, concepts + 1, d): draws, or with ``n_samples=0`` the means."""
+        self._check_if_trained(warn=False)
+        self.module.eval()
+        with registered(self, self._filled(adata), as_control=True) as cells:
+            return self._exogenous_of(cells, n_samples, seed, batch_size)
+
+    def _exogenous_of(self, cells: AnnData, n_samples: int, seed: int, batch_size: int | None) -> list[Tensor]:
+        means, spreads = [], []
+        for tensors in self._make_data_loader(cells, batch_size=batch_size):
+            out = self.module.inference(tensors[KEYS.X])
+            means.append(out["mean"])
+            spreads.append(out["spread"])
+        mean, spread = torch.cat(means), torch.cat(spreads)
+        if n_samples == 0:
+            return [mean]
+        return [mean + spread * normal(mean.shape, mean, seed, 1, k) for k in range(n_samples)]
+
+    def _assumptions(self) -> list[Check]:
+        if self.adata is None:
+            raise SetupError("The report needs cells; load the model with `adata`.")
+        return assumptions(self)

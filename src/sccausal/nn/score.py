@@ -1,0 +1,249 @@
+r"""Scores of noisy data and what is drawn from them: noise levels, preconditioning, samplers, fixed points.
+
+A *denoiser* is a function ``D(x, sigma)`` of states (n, d) and a noise level (float) that gives the expected clean
+state (n, d) of :math:`x = x_0 + \sigma\epsilon`; the score of the noisy density is :math:`(D(x) - x)/\sigma^2`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sccausal._errors import SetupError
+
+Denoiser = Callable[[Tensor, float], Tensor]
+Spacing = Literal["geometric", "edm"]
+Parametrisation = Literal["gaussian", "edm", "reference"]
+PARAMETRISATIONS = get_args(Parametrisation)
+
+
+def noise_levels(
+    n: int, sigma_min: float = 0.03, sigma_max: float = 10.0, *, spacing: Spacing = "geometric", rho: float = 7.0
+) -> Tensor:
+    """Noise levels (n,), falling from ``sigma_max`` to ``sigma_min``.
+
+    Parameters
+    ----------
+    n
+        Number of levels.
+    sigma_min, sigma_max
+        Ends, in standard deviations of the data.
+    spacing
+        ``"geometric"``, or ``"edm"``: even in ``sigma^(1/rho)``, with more levels where the noise is small, which
+        costs a sampler less error :cite:p:`Karras2022`.
+    rho
+        Exponent of ``"edm"``.
+
+    Raises
+    ------
+    sccausal._errors.SetupError
+        The ends are not in order, there are fewer than two levels, or the spacing is unknown.
+    """
+    if n < 2 or not 0 < sigma_min < sigma_max:
+        raise SetupError(f"Need 2 levels or more and 0 < sigma_min < sigma_max; got {n}, {sigma_min}, {sigma_max}.")
+    if spacing == "geometric":
+        return torch.logspace(math.log10(sigma_max), math.log10(sigma_min), n)
+    if spacing == "edm":
+        return torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n) ** rho
+    raise SetupError(f"Unknown spacing {spacing!r}; use 'geometric' or 'edm'.")
+
+
+class Preconditioning(NamedTuple):
+    """Factors of ``D(x) = c_skip x + c_out F(c_in x)`` around a network F, for levels of any shape."""
+
+    skip: Tensor
+    out: Tensor
+    into: Tensor
+
+
+def preconditioning(sigma: Tensor, kind: Parametrisation = "edm") -> Preconditioning:
+    r"""Factors at noise levels, for data of unit standard deviation.
+
+    ``"edm"`` :cite:p:`Karras2022` keeps input, output and target of the network at unit size at every level:
+    :math:`c_{skip} = 1/(\sigma^2+1)`, :math:`c_{out} = \sigma/\sqrt{\sigma^2+1}`. ``"reference"`` is the form of
+    :cite:p:`Lorch2026`, :math:`D(x) = \tilde x - \sigma F(\tilde x)` with :math:`\tilde x = x/\sqrt{1+\sigma^2}`, whose
+    network must cancel :math:`\tilde x` where the noise is large.
+    """
+    into = torch.rsqrt(sigma.square() + 1)
+    if kind == "reference":
+        return Preconditioning(into, -sigma, into)
+    return Preconditioning(into.square(), sigma * into, into)
+
+
+class GaussianDenoiser(nn.Module):
+    r"""The exact denoiser of a Gaussian with mean zero.
+
+    Its covariance is :math:`V(\Lambda - \lambda_0 I)V^T + \lambda_0 I`. A network that adds to it has
+    only to learn what is not Gaussian.
+
+    Parameters
+    ----------
+    n_dims
+        Dimension d.
+    n_axes
+        Number k of axes with a variance of their own.
+    """
+
+    axes: Tensor
+    variance: Tensor
+    rest: Tensor
+
+    def __init__(self, n_dims: int, n_axes: int) -> None:
+        super().__init__()
+        self.register_buffer("axes", torch.zeros(n_dims, n_axes))
+        self.register_buffer("variance", torch.ones(n_axes))
+        self.register_buffer("rest", torch.ones(()))
+
+    @torch.no_grad()
+    def set_covariance(self, covariance: Tensor) -> None:
+        """Take the leading axes of a covariance matrix (d, d)."""
+        values, vectors = torch.linalg.eigh(covariance.double())
+        k, d = self.variance.shape[0], self.axes.shape[0]
+        top = torch.argsort(values, descending=True)[:k]
+        # signs are free; a fixed choice keeps runs equal on all machines
+        chosen = vectors[:, top]
+        chosen = chosen * torch.sign(chosen.gather(0, chosen.abs().argmax(0, keepdim=True)))
+        self.axes.copy_(chosen.to(self.axes))
+        self.variance.copy_(values[top].clamp_min(1e-4).to(self.variance))
+        left = (values.sum() - values[top].sum()) / max(d - k, 1)
+        self.rest.copy_((left if d > k else values.mean()).clamp_min(1e-4).to(self.rest))
+
+    def covariance(self) -> Tensor:
+        """The covariance matrix (d, d)."""
+        eye = torch.eye(self.axes.shape[0], device=self.axes.device, dtype=self.axes.dtype)
+        return self.rest * eye + (self.axes * (self.variance - self.rest)) @ self.axes.T
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Expected clean state (n, d) of ``x`` (n, d); ``sigma`` is a number or one per row (n, 1)."""
+        square = sigma**2
+        keep = self.rest / (self.rest + square)
+        own = self.variance / (self.variance + square)
+        return keep * x + ((x @ self.axes) * (own - keep)) @ self.axes.T
+
+
+def score(denoiser: Denoiser, x: Tensor, sigma: float) -> Tensor:
+    """Score (n, d) of the noisy density at ``x``."""
+    return (denoiser(x, sigma) - x) / sigma**2
+
+
+def heun(denoiser: Denoiser, x: Tensor, levels: Tensor, *, finish: bool = True) -> Tensor:
+    """Follow the probability flow from the first to the last of ``levels``, by Heun's method :cite:p:`Karras2022`.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser.
+    x
+        States (n, d) at the noise of ``levels[0]``.
+    levels
+        Noise levels, falling (data are generated) or rising (cells are turned into noise).
+    finish
+        After falling levels, end with the expected clean state.
+
+    Returns
+    -------
+    States (n, d). Two calls of the denoiser per step, no randomness.
+    """
+    grid = levels.tolist()
+    slope = (x - denoiser(x, grid[0])) / grid[0]
+    for now, then in zip(grid[:-1], grid[1:], strict=True):
+        trial = x + (then - now) * slope
+        other = (trial - denoiser(trial, then)) / then
+        x = x + (then - now) * 0.5 * (slope + other)
+        slope = (x - denoiser(x, then)) / then if then != grid[-1] else slope
+    return denoiser(x, grid[-1]) if finish else x
+
+
+def draw(denoiser: Denoiser, n: int, n_dims: int, levels: Tensor, *, like: Tensor | None = None) -> Tensor:
+    """Draw states (n, d) by the probability flow from noise; random numbers come from PyTorch's state."""
+    device = None if like is None else like.device
+    x = torch.randn(n, n_dims, device=device)
+    return heun(denoiser, x * math.sqrt(float(levels[0]) ** 2 + 1), levels)
+
+
+def annealed_langevin(
+    denoiser: Denoiser, x: Tensor, levels: Tensor, *, n_steps: int = 500, step: float = 0.01, noise: bool = True
+) -> Tensor:
+    r"""Langevin steps at each of the falling ``levels`` :cite:p:`Song2019`, the sampler of :cite:p:`Lorch2026`.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser.
+    x
+        States to start from (n, d).
+    levels
+        Noise levels, falling.
+    n_steps
+        Steps per level.
+    step
+        Step size relative to the squared level.
+    noise
+        Whether steps are random; without noise the states climb to a mode.
+
+    Returns
+    -------
+    States (n, d), noisy at the last level; ``len(levels) * n_steps`` calls of the denoiser.
+    """
+    for sigma in levels.tolist():
+        size = step * sigma**2
+        for _ in range(n_steps):
+            x = x + size * score(denoiser, x, sigma)
+            if noise:
+                x = x + math.sqrt(2 * size) * torch.randn_like(x)
+    return x
+
+
+def fixed_points(denoiser: Denoiser, x: Tensor, levels: Tensor, *, n_iter: int = 15, tolerance: float = 1e-5) -> Tensor:
+    """Points of rest (n, d) of the noise-free dynamics: ``D(x) = x``, followed down the ``levels``.
+
+    Replaces x by its denoised value, which is a step of the size of the squared level: ten times and more cheaper than
+    following the flow, with the same end.
+    """
+    for sigma in levels.tolist():
+        for _ in range(n_iter):
+            moved = denoiser(x, sigma)
+            done = float((moved - x).abs().max()) < tolerance
+            x = moved
+            if done:
+                break
+    return x
+
+
+def stationary_path(
+    drift: Callable[[Tensor], Tensor], x: Tensor, times: Tensor, *, step: float, noise: Tensor | float | None = 1.0
+) -> Tensor:
+    r"""States of :math:`dx = f(x)\,dt + \sqrt 2\,D\,dW` at rising ``times`` (from time 0), by Euler and Maruyama.
+
+    Parameters
+    ----------
+    drift
+        f, of states (n, d).
+    x
+        States at time 0 (n, d).
+    times
+        Times (t,), not negative and rising.
+    step
+        Largest step.
+    noise
+        D, a number or one per dimension (d,); ``None`` for no random part.
+
+    Returns
+    -------
+    States (t, n, d).
+    """
+    now, path = 0.0, []
+    for time in times.tolist():
+        n = max(math.ceil((time - now) / step - 1e-9), 0)
+        size = (time - now) / n if n else 0.0
+        for _ in range(n):
+            x = x + size * drift(x)
+            if noise is not None:
+                x = x + math.sqrt(2 * size) * noise * torch.randn_like(x)
+        now = time
+        path.append(x)
+    return torch.stack(path)
