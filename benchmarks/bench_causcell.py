@@ -30,6 +30,7 @@ from sccausal.models.causcell._steps import Settings, draw_cells
 
 DAG = {"b": ["a"], "c": ["a"], "d": ["b"]}
 CONCEPTS = ["a", "b", "c", "d"]
+TOTAL = "total"  # counts of a cell over all genes, by which the data were normalised
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -287,6 +288,8 @@ def splits(real: Real, args, seed: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def real_data(name: str, real: Real, results: Results, args, seed: int) -> None:
+    if "counts" in real.adata.layers:
+        real.adata.obs[TOTAL] = np.asarray(real.adata.layers["counts"].sum(1)).ravel()
     for kind, held in splits(real, args, seed):
         if f"{name}-{kind}/embeddings/{seed}" in results.done:
             continue
@@ -355,19 +358,27 @@ def predictions(model, real: Real, train: AnnData, test: AnnData, seed: int, arg
 
 
 def scvi_cells(real: Real, train: AnnData, test: AnnData, seed: int, args) -> dict[str, np.ndarray]:
-    """Normalised expression of all test cells decoded for each level; empty without counts."""
+    """Cells drawn by scVI for all test cells decoded for each level; empty without counts.
+
+    Counts are drawn at the size of the cell and log-normalised as the data are: denoised means have no sampling noise
+    and lie far from any cell.
+    """
     if "counts" not in train.layers:
         return {}
     scvi.settings.seed = seed
     cells = AnnData(train.layers["counts"].copy(), obs=train.obs.copy(), var=pd.DataFrame(index=train.var_names))
     scvi.model.SCVI.setup_anndata(cells, batch_key=real.target, categorical_covariate_keys=real.by)
     model = scvi.model.SCVI(cells)
-    model.train(10 if args.small else 100, **QUIET)
+    model.train(10 if args.small else 200, **QUIET)
     query = AnnData(test.layers["counts"].copy(), obs=test.obs.copy(), var=pd.DataFrame(index=test.var_names))
+    size = np.asarray(query.X.sum(1)).reshape(-1, 1)
+    theta = model.module.px_r.detach().exp().numpy()
     out = {}
     for level in set(train.obs[real.target].astype(str)) - {real.control}:
-        found = model.get_normalized_expression(query, transform_batch=level, library_size=1e4, return_numpy=True)
-        out[level] = np.log1p(found)
+        share = model.get_normalized_expression(query, transform_batch=level, return_numpy=True)
+        rng = np.random.default_rng([seed, 11])
+        drawn = rng.poisson(share * size * rng.gamma(theta, 1 / theta, share.shape))
+        out[level] = np.log1p(drawn * 1e4 / test.obs[TOTAL].to_numpy()[:, None]).astype(np.float32)
     return out
 
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from sccausal._errors import SetupError, UnknownNameError
 from sccausal.nn import EMA, decode_pair, encode_pair, karras_levels, skip_scale, vp_levels
-from sccausal.nn.diffusion import SOLVERS, invert_ddim, sample, spaced
+from sccausal.nn.diffusion import SOLVERS, invert_ddim, sample
+from sccausal.nn.levels import spaced
 
 MEAN = torch.tensor([2.0, -1.0, 4.0])
 SPREAD = torch.tensor([1.0, 0.5, 2.0])

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from sccausal._errors import SetupError
+from sccausal.nn.levels import noise_levels
 from sccausal.nn.score import (
     GaussianDenoiser,
     annealed_langevin,
     draw,
     fixed_points,
     heun,
-    noise_levels,
     preconditioning,
     score,
     stationary_path,

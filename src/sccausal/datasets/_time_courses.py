@@ -49,7 +49,7 @@ def hipsc_timecourse(path: str | Path | None = None) -> AnnData:
         The file cannot be read or lacks what the schema needs.
     """
     name = "hipsc_timecourse"
-    place = _given(path, name, "the archive entry named in the paper (doi:10.1038/s42003-023-05594-4)")
+    place = _given(path, name, "the archive entry named by Ishikawa et al. (2023)")
     if place.is_dir():
         return _from_renge(place, name)
     adata = _read(place, name)

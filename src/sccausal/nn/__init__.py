@@ -31,18 +31,18 @@ _NAMES = {
     "focal_loss": "sccausal.nn.adversary",
     "gradient_reversal": "sccausal.nn.adversary",
     "group_discrepancy": "sccausal.nn.discrepancy",
-    "karras_levels": "sccausal.nn.diffusion",
+    "karras_levels": "sccausal.nn.levels",
     "level_weights": "sccausal.nn.concepts",
     "mmd_discrepancy": "sccausal.nn.discrepancy",
     "moments": "sccausal.nn.alignment",
-    "noise_levels": "sccausal.nn.score",
+    "noise_levels": "sccausal.nn.levels",
     "partial_correlation": "sccausal.nn.alignment",
     "permuted_scores": "sccausal.nn.permutation",
     "preconditioning": "sccausal.nn.score",
-    "skip_scale": "sccausal.nn.diffusion",
+    "skip_scale": "sccausal.nn.levels",
     "tmex_distance": "sccausal.nn.alignment",
     "tmex_score": "sccausal.nn.alignment",
-    "vp_levels": "sccausal.nn.diffusion",
+    "vp_levels": "sccausal.nn.levels",
 }
 
 __all__ = sorted(_NAMES)

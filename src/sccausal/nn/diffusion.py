@@ -1,8 +1,7 @@
-r"""Diffusion on any tensor: noise levels, samplers, exact inversion, preconditioning, averaged weights.
+r"""Diffusion on any tensor: samplers, exact inversion, averaged weights.
 
 Everything is written for noise that adds up, :math:`x_\sigma = x_0 + \sigma n`, with a denoiser
-:math:`D(x_\sigma, \sigma) \approx E[x_0 \mid x_\sigma]`. The variance-preserving process of
-:cite:p:`Ho2020` is the same one divided by :math:`\sqrt{1 + \sigma^2}`, so its schedules are levels like any other.
+:math:`D(x_\sigma, \sigma) \approx E[x_0 \mid x_\sigma]`; levels come from :mod:`sccausal.nn.levels`.
 """
 
 from __future__ import annotations
@@ -15,76 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from sccausal._errors import SetupError, unknown_name
+from sccausal.nn.levels import heun_step, skip_scale
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """``(x (n, ...), sigma 0-d) -> x0 (n, ...)``."""
-Schedule = Literal["linear", "cosine"]
 Solver = Literal["ddpm", "ddim", "heun", "dpm++2m", "sde-dpm++2m"]
 SOLVERS: tuple[Solver, ...] = ("ddpm", "ddim", "heun", "dpm++2m", "sde-dpm++2m")
-
-# ---------------------------------------------------------------------------------------------------- noise levels
-
-
-def vp_levels(n_steps: int = 1000, schedule: Schedule = "linear", *, low: float = 1e-4, high: float = 2e-2) -> Tensor:
-    """Noise levels of a variance-preserving schedule.
-
-    Parameters
-    ----------
-    n_steps
-        Steps T of the forward process.
-    schedule
-        ``"linear"``: the square root of the variances of the steps rises linearly from ``low`` to ``high``;
-        ``"cosine"``: the retained signal falls as a squared cosine :cite:p:`Nichol2021`.
-    low, high
-        First and last variance of a step, for ``"linear"``.
-
-    Returns
-    -------
-    Levels (n_steps,), double, falling: the first is the noisiest.
-    """
-    if n_steps < 1:
-        raise SetupError(f"A schedule needs one step or more; got {n_steps}.")
-    t = torch.arange(1, n_steps + 1, dtype=torch.float64)
-    if schedule == "linear":
-        beta = torch.linspace(math.sqrt(low), math.sqrt(high), n_steps, dtype=torch.float64) ** 2
-        kept = torch.cumprod(1 - beta, 0)
-    elif schedule == "cosine":
-        offset = 0.008
-
-        def signal(share: Tensor) -> Tensor:
-            return torch.cos((share + offset) / (1 + offset) * math.pi / 2) ** 2
-
-        # the last step would keep nothing, which puts the level at infinity
-        kept = torch.cumprod((signal(t / n_steps) / signal((t - 1) / n_steps)).clamp_min(1e-3), 0)
-    else:
-        raise unknown_name("schedule", schedule, ("linear", "cosine"))
-    return ((1 - kept) / kept).sqrt().flip(0)
-
-
-def karras_levels(n_steps: int, low: float = 0.02, high: float = 80.0, rho: float = 7.0) -> Tensor:
-    """Levels that are evenly spaced after a power :cite:p:`Karras2022`, falling, (n_steps,), double.
-
-    Parameters
-    ----------
-    n_steps
-        Evaluations of the denoiser by a solver of first order, two or more.
-    low, high
-        Smallest and largest level, in units of the data.
-    rho
-        Power; large values put more steps at low noise.
-    """
-    if n_steps < 2 or not 0 < low < high:
-        raise SetupError(f"Levels need n_steps >= 2 and 0 < low < high; got {n_steps}, {low}, {high}.")
-    share = torch.linspace(0, 1, n_steps, dtype=torch.float64)
-    return (high ** (1 / rho) + share * (low ** (1 / rho) - high ** (1 / rho))) ** rho
-
-
-def spaced(levels: Tensor, n_steps: int) -> Tensor:
-    """``n_steps`` of the given levels, evenly spaced by position, the first and the last among them."""
-    if not 1 <= n_steps <= len(levels):
-        raise SetupError(f"n_steps must be between 1 and {len(levels)}; got {n_steps}.")
-    return levels[torch.linspace(0, len(levels) - 1, n_steps, dtype=torch.float64).round().long()]
-
 
 # -------------------------------------------------------------------------------------------------------- sampling
 
@@ -134,9 +69,7 @@ def sample(
         elif solver == "ddim":
             x = _euler(x, x0, s, t)
         elif solver == "heun":
-            guess = _euler(x, x0, s, t)
-            slope = (x - x0) / s + (guess - denoise(guess, x.new_tensor(t))) / t
-            x = x + (t - s) / 2 * slope
+            x = heun_step(lambda y, sigma: denoise(y, y.new_tensor(sigma)), x, x0, s, t)
         else:
             x = _second_order(x, x0, s, t, before, draw if solver.startswith("sde") else None)
         before = (s, x0)
@@ -264,30 +197,6 @@ def invert_ddim(denoise: Denoiser, x: Tensor, levels: Tensor, *, n_iterations: i
             start = x0 + (s / t) * (x - x0)
         x = start
     return x
-
-
-# ------------------------------------------------------------------------------------------------- preconditioning
-
-
-def skip_scale(sigma: Tensor, spread: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Factors of :cite:p:`Karras2022` that keep what a network sees and has to give at unit size at every level.
-
-    ``D(x) = skip * x + out * F(scale * x)``.
-
-    Parameters
-    ----------
-    sigma
-        Level, broadcastable against the data.
-    spread
-        Standard deviation of the data, one number or one per feature.
-
-    Returns
-    -------
-    ``skip, out, scale``. The weight of the squared error that gives F unit variance targets is ``out ** -2``.
-    """
-    spread = torch.as_tensor(spread, dtype=sigma.dtype, device=sigma.device)
-    total = sigma**2 + spread**2
-    return spread**2 / total, sigma * spread / total.sqrt(), total.rsqrt()
 
 
 # ------------------------------------------------------------------------------------------------- averaged weights

@@ -1,4 +1,4 @@
-r"""Scores of noisy data and what is drawn from them: noise levels, preconditioning, samplers, fixed points.
+r"""Scores of noisy data and what is drawn from them: preconditioning, samplers, fixed points.
 
 A *denoiser* is a function ``D(x, sigma)`` of states (n, d) and a noise level (float) that gives the expected clean
 state (n, d) of :math:`x = x_0 + \sigma\epsilon`; the score of the noisy density is :math:`(D(x) - x)/\sigma^2`.
@@ -13,43 +13,11 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from sccausal._errors import SetupError
+from sccausal.nn.levels import heun_step, skip_scale
 
 Denoiser = Callable[[Tensor, float], Tensor]
-Spacing = Literal["geometric", "edm"]
 Parametrisation = Literal["gaussian", "edm", "reference"]
 PARAMETRISATIONS = get_args(Parametrisation)
-
-
-def noise_levels(
-    n: int, sigma_min: float = 0.03, sigma_max: float = 10.0, *, spacing: Spacing = "geometric", rho: float = 7.0
-) -> Tensor:
-    """Noise levels (n,), falling from ``sigma_max`` to ``sigma_min``.
-
-    Parameters
-    ----------
-    n
-        Number of levels.
-    sigma_min, sigma_max
-        Ends, in standard deviations of the data.
-    spacing
-        ``"geometric"``, or ``"edm"``: even in ``sigma^(1/rho)``, with more levels where the noise is small, which
-        costs a sampler less error :cite:p:`Karras2022`.
-    rho
-        Exponent of ``"edm"``.
-
-    Raises
-    ------
-    sccausal._errors.SetupError
-        The ends are not in order, there are fewer than two levels, or the spacing is unknown.
-    """
-    if n < 2 or not 0 < sigma_min < sigma_max:
-        raise SetupError(f"Need 2 levels or more and 0 < sigma_min < sigma_max; got {n}, {sigma_min}, {sigma_max}.")
-    if spacing == "geometric":
-        return torch.logspace(math.log10(sigma_max), math.log10(sigma_min), n)
-    if spacing == "edm":
-        return torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n) ** rho
-    raise SetupError(f"Unknown spacing {spacing!r}; use 'geometric' or 'edm'.")
 
 
 class Preconditioning(NamedTuple):
@@ -68,10 +36,10 @@ def preconditioning(sigma: Tensor, kind: Parametrisation = "edm") -> Preconditio
     :cite:p:`Lorch2026`, :math:`D(x) = \tilde x - \sigma F(\tilde x)` with :math:`\tilde x = x/\sqrt{1+\sigma^2}`, whose
     network must cancel :math:`\tilde x` where the noise is large.
     """
+    if kind == "edm":
+        return Preconditioning(*skip_scale(sigma, 1.0))
     into = torch.rsqrt(sigma.square() + 1)
-    if kind == "reference":
-        return Preconditioning(into, -sigma, into)
-    return Preconditioning(into.square(), sigma * into, into)
+    return Preconditioning(into, -sigma, into)
 
 
 class GaussianDenoiser(nn.Module):
@@ -149,12 +117,8 @@ def heun(denoiser: Denoiser, x: Tensor, levels: Tensor, *, finish: bool = True) 
     States (n, d). Two calls of the denoiser per step, no randomness.
     """
     grid = levels.tolist()
-    slope = (x - denoiser(x, grid[0])) / grid[0]
     for now, then in zip(grid[:-1], grid[1:], strict=True):
-        trial = x + (then - now) * slope
-        other = (trial - denoiser(trial, then)) / then
-        x = x + (then - now) * 0.5 * (slope + other)
-        slope = (x - denoiser(x, then)) / then if then != grid[-1] else slope
+        x = heun_step(denoiser, x, denoiser(x, now), now, then)
     return denoiser(x, grid[-1]) if finish else x
 
 

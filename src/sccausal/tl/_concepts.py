@@ -26,6 +26,7 @@ def concept_de(
     groupby: str | Sequence[str] | None = None,
     n_refits: int = 20,
     mode: str = "do",
+    warm_start: bool = False,
     train: Mapping[str, Any] | None = None,
     n_jobs: int = 1,
     seed: int = 0,
@@ -48,6 +49,9 @@ def concept_de(
         Columns of ``obs``, e.g. cell type and domain, by which effects are separated.
     n_refits
         Draws of units.
+    warm_start
+        Refits start from the weights of ``model`` and so need fewer epochs (``train={"max_epochs": ...}``). With too
+        few of them the refits stay near the model and standard errors come out too small.
     train
         Arguments of ``train``; default those of a run on the CPU without progress bar.
     n_jobs
@@ -93,7 +97,8 @@ def concept_de(
     draws = _draws(model, units, n_refits, seed)
     run = delayed(_refitted)
     effects = Parallel(n_jobs=n_jobs)(
-        run(model, rows, concept, to, options, dict(train or {}), seed + 1 + k) for k, rows in enumerate(draws)
+        run(model, rows, concept, to, options, dict(train or {}), warm_start, seed + 1 + k)
+        for k, rows in enumerate(draws)
     )
     table = effects[0][[*columns, "gene"]].copy()
     found = np.stack([e["change"].to_numpy() for e in effects])
@@ -138,8 +143,22 @@ def _draws(model: Any, units: np.ndarray, n: int, seed: int) -> list[np.ndarray]
     )
 
 
+def _arguments(model: Any) -> dict[str, Any]:
+    """Arguments of a refit, with the model's levels and knots: a draw of units need not show all of them."""
+    known = {c.name: list(c.values) for c in model.module.concepts if c.kind == "continuous"}
+    known |= {c.name: list(c.levels) for c in model.module.concepts if c.kind == "intervention"}
+    return {**model.init_params_["non_kwargs"], "levels": known}
+
+
 def _refitted(
-    model: Any, rows: np.ndarray, concept: str, to: Any, options: dict[str, Any], train: dict[str, Any], seed: int
+    model: Any,
+    rows: np.ndarray,
+    concept: str,
+    to: Any,
+    options: dict[str, Any],
+    train: dict[str, Any],
+    warm_start: bool,
+    seed: int,
 ) -> pd.DataFrame:
     """Effects in all cells of the model, as a model sees them that was trained on ``rows``."""
     import scvi
@@ -156,7 +175,10 @@ def _refitted(
         cells.obs_names_make_unique()
         cls = type(model)
         cls.setup_anndata(cells, **setup_args(model.registry_))
-        twin = cls(cells, **model.init_params_["non_kwargs"])
+        twin = cls(cells, **_arguments(model))
+        if warm_start:
+            twin.module.load_state_dict(model.module.state_dict())
+            train = {**train, "plan_kwargs": {"warmup_fraction": 0.0, **train.get("plan_kwargs", {})}}
         twin.train(**{"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False,
                       "train_size": 1.0, **train})  # fmt: skip
         return twin.effect_of(concept, to, adata=model.adata, seed=seed, **options)

@@ -136,7 +136,7 @@ def test_kl_along_the_graph_is_that_of_all_embeddings_together():
     for k in range(2):
         m = mean[0, :4, k] @ mix
         cov = mix.T @ torch.diag(spread[0, :4, k] ** 2) @ mix
-        prior = torch.stack([module.prior[j][0, k] for j in range(4)])
+        prior = torch.stack([module.prior[j].places[0, k] for j in range(4)])
         exact = exact + 0.5 * (torch.trace(cov) + (m - prior).square().sum() - 4 - torch.logdet(cov))
     assert float(found.detach().mean()) == pytest.approx(float(exact.detach()), rel=0.05)
 

@@ -129,6 +129,20 @@ def test_control_cells_reach_the_control_mean_of_later_times(followed):
     assert (np.asarray(rolled.X) >= 0).all()
 
 
+def test_rolled_cells_have_the_distribution_of_measured_ones(followed):
+    from sccausal.metrics import energy_distance
+
+    model, cells, _, _ = followed
+    early, late = controls_at(cells, 0.5), controls_at(cells, 4.0)
+    rolled = np.asarray(model.perturbation.predict(early, ["control"], times=[4.0]).X)
+    before = energy_distance(early.X.toarray(), late.X.toarray())
+    assert energy_distance(rolled, late.X.toarray()) < 0.25 * before
+    # between two measured times a share of the cells has gone the whole way, the others have not left
+    middle = np.asarray(model.perturbation.predict(early, ["control"], times=[1.0], seed=3).X)
+    stayed = np.isclose(middle, early.X.toarray(), atol=1e-5).all(1).mean()
+    assert stayed == pytest.approx(0.5, abs=0.12)
+
+
 def test_times_between_and_beyond_are_marked(followed):
     model, cells, _, _ = followed
     source = controls_at(cells, 0.5)

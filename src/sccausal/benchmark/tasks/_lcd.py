@@ -6,38 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sccausal.benchmark.tasks._cells import trained
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from sccausal.benchmark._task import Problem
     from sccausal.grn import Network
 
-SMALL_EPOCHS = 5
-"""Epochs of a small run: a check of every step, not a result."""
-
 
 def trained_lcd(problem: Problem, **model: Any) -> Any:
-    """LCD trained on the cells of a problem, the caller's seed left as it was."""
-    import scvi
-
+    """LCD trained on the cells of a problem."""
     from sccausal import LCD
 
-    before = scvi.settings.seed
-    scvi.settings.seed = problem.seed
-    try:
-        cells = problem.train.copy()
-        known = {k: v for k, v in problem.keys.setup().items() if k != "labels_key"}
-        LCD.setup_anndata(cells, **known)
-        fitted = LCD(cells, **model)
-        fitted.train(
-            max_epochs=SMALL_EPOCHS if problem.small else None,
-            accelerator="cpu",
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        return fitted
-    finally:
-        scvi.settings.seed = before
+    known = {k: v for k, v in problem.keys.setup().items() if k != "labels_key"}
+    return trained(LCD, problem, known, **model)
 
 
 def doubles(problem: Problem) -> AnnData:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sccausal.nn.diffusion import skip_scale
+from sccausal.nn.levels import skip_scale
 
 Condition = list[tuple[Tensor, Tensor]]
 """Keys and values of the concept tokens, by block."""

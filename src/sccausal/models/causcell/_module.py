@@ -14,9 +14,11 @@ from torch.nn import functional as F
 from sccausal.data import KEYS
 from sccausal.models.causcell._concepts import Concept
 from sccausal.models.causcell._denoiser import Denoiser
+from sccausal.models.causcell._numbers import LabelPrior, NumberHead, NumberPrior, standard_knots
 from sccausal.models.causcell._terms import ConceptAdversaries, Conditionals
 from sccausal.nn.concepts import ConceptSCM, EdgeKind
-from sccausal.nn.diffusion import EMA, skip_scale
+from sccausal.nn.diffusion import EMA
+from sccausal.nn.levels import skip_scale
 
 SIGMA_LOW, SIGMA_HIGH = 0.03, 80.0
 """Noise levels in standard deviations of a gene: noise of sampling is larger than the first, the second drowns all."""
@@ -79,9 +81,16 @@ class CausCellModule(BaseModuleClass):
             nn.Linear(n_encoder, n_encoder), nn.SiLU(), nn.Linear(n_encoder, (m + 1) * 2 * n_latent),
         )  # fmt: skip
         self.scm = ConceptSCM(parents, n_latent, edge, learn_edges)
-        widths = [c.n_levels if c.rows is None else c.rows.shape[1] + 1 for c in self.concepts]
-        self.prior = nn.ParameterList(nn.Parameter(torch.randn(w, n_latent) / n_latent**0.5) for w in widths)
-        self.heads = nn.ModuleList(nn.Linear(n_latent, c.n_levels) for c in self.concepts)
+        self.prior, self.heads = nn.ModuleList(), nn.ModuleList()
+        for c in self.concepts:
+            if c.is_number:
+                knots = standard_knots(c.values)
+                self.prior.append(NumberPrior(knots, n_latent))
+                self.heads.append(NumberHead(knots, n_latent))
+            else:
+                n_features = c.n_levels if c.rows is None else c.rows.shape[1]
+                self.prior.append(LabelPrior(n_features, n_latent, start=c.rows is not None))
+                self.heads.append(nn.Linear(n_latent, c.n_levels))
         sizes = [c.n_levels for c in self.concepts]
         self.adversaries = ConceptAdversaries(sizes, [self.scm.ancestors(j) for j in range(m)], n_latent)
         self.conditionals = Conditionals(sizes, parents)
@@ -127,9 +136,7 @@ class CausCellModule(BaseModuleClass):
 
     def prior_mean(self, j: int, features: Tensor) -> Tensor:
         """Mean embedding of values of concept j: level weights (n, levels), or doses (n, targets)."""
-        if self.concepts[j].rows is None:
-            return features @ self.prior[j]
-        return self.prior[j][0] + features @ self.prior[j][1:]
+        return self.prior[j](features)
 
     def prior_features(self, j: int, weights: Tensor) -> Tensor:
         """What :meth:`prior_mean` takes, from level weights (n, levels)."""

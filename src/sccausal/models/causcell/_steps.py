@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sccausal._errors import SetupError, unknown_name
-from sccausal.nn.diffusion import SOLVERS, Solver, decode_pair, encode_pair, karras_levels, sample, vp_levels
+from sccausal.nn.diffusion import SOLVERS, Solver, decode_pair, encode_pair, sample
+from sccausal.nn.levels import karras_levels, vp_levels
 
 if TYPE_CHECKING:
     from sccausal.models.causcell._module import CausCellModule

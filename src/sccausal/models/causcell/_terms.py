@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from sccausal.nn.adversary import gradient_reversal
@@ -139,7 +140,8 @@ class Conditionals(nn.Module):
             borrowed = {i: z[order, i].detach() for i in above}
             after = eps[:, j] + scm.inflow(j, borrowed)
             # the classifier is a measure here, not to be moved
-            logits = F.linear(after, heads[j].weight.detach(), heads[j].bias.detach())
+            still = {name: value.detach() for name, value in heads[j].named_parameters()}
+            logits = functional_call(heads[j], still, (after,))
             p = logits.softmax(1)
             group = self._group(j, labels)[order]
             size = torch.bincount(group, minlength=len(table)).to(p)

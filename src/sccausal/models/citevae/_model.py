@@ -17,6 +17,7 @@ from sccausal._errors import SetupError, unknown_name
 from sccausal.data import KEYS, PairedDataSplitter, check_matrix
 from sccausal.models._base import CausalModel
 from sccausal.models.citevae._assumptions import assumptions
+from sccausal.models.citevae._calibration import CalibrationMixin
 from sccausal.models.citevae._embedding import read_embedding, standard_columns
 from sccausal.models.citevae._module import Alignment, CITEVAEModule, Coupling
 from sccausal.models.citevae._outputs import LatentOutputsMixin
@@ -35,7 +36,7 @@ _COLLAPSED = 0.05
 _UPDATES = 3000
 
 
-class CITEVAE(TimePredictionMixin, LatentOutputsMixin, CausalModel):
+class CITEVAE(TimePredictionMixin, CalibrationMixin, LatentOutputsMixin, CausalModel):
     r"""Invariant and responsive latent dynamics of cells perturbed and followed over time :cite:p:`CITEVAE2026`.
 
     A variational autoencoder whose latents fall into a block c that no intervention moves and a block s that responds.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sccausal._errors import SetupError
 from sccausal.data import KEYS
-from sccausal.models.gcrl._calibration import shrunken_singles
+from sccausal.models._adaptive import shrunken_singles
 from sccausal.models.gcrl._priors import Prior
 from sccausal.models.gcrl._statistics import Conditions, condition_changes, dense_features
 from sccausal.nn.likelihood import move_counts

@@ -16,7 +16,8 @@ from sccausal.models.lcd._drift import DriftNetwork, Injection
 from sccausal.models.lcd._noise import Generator, NoiseModel, StateGenerator
 from sccausal.models.lcd._statistics import N_FEATURES, N_TAIL, StateStatistics, interaction_of
 from sccausal.nn.diffusion import EMA
-from sccausal.nn.score import Denoiser, GaussianDenoiser, Parametrisation, noise_levels, preconditioning
+from sccausal.nn.levels import noise_levels
+from sccausal.nn.score import Denoiser, GaussianDenoiser, Parametrisation, preconditioning
 
 Stage = Literal["noise", "drift"]
 

@@ -17,8 +17,9 @@ from sccausal.models._cells import local_seed
 from sccausal.models.lcd._clipr import CliprMixin
 from sccausal.models.lcd._statistics import batch_levels, dense
 from sccausal.models.lcd._transport import encode, move, transport_levels
+from sccausal.nn.levels import noise_levels
 from sccausal.nn.likelihood import move_counts
-from sccausal.nn.score import annealed_langevin, heun, noise_levels
+from sccausal.nn.score import annealed_langevin, heun
 
 if TYPE_CHECKING:
     from anndata import AnnData

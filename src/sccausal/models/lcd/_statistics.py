@@ -9,8 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from sccausal._errors import SetupError
-from sccausal.models._adaptive import grid_posterior
-from sccausal.models.gcrl._calibration import shrunken_singles
+from sccausal.models._adaptive import grid_posterior, shrunken_singles
 
 Effects = Literal["shrunken", "exact", "none"]
 EFFECTS = ("shrunken", "exact", "none")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sccausal.nn.score import Denoiser, heun, noise_levels
+from sccausal.nn.levels import noise_levels
+from sccausal.nn.score import Denoiser, heun
 
 N_LEVELS = 12
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sccausal.models.gcrl._calibration import shrunken_singles
+from sccausal.models._adaptive import shrunken_singles
 from sccausal.models.gcrl._statistics import Conditions, condition_changes
 
 
