@@ -46,6 +46,15 @@ concept_keys
 adata
     Cells to work on, with the genes and columns of the training data (genes in any order, more genes allowed). It is
     checked and left as it is. Default: the cells the model was set up with.""",
+    plot="""\
+title
+    Title of the plot.
+ax
+    Axes to draw on.
+show, save, return_fig
+    As in scanpy: show the figure, write it to a file, return it.""",
+    plot_returns="""\
+The axes, the figure if ``return_fig``, or ``None`` if shown.""",
     indices="""\
 indices
     Positions of the cells to use; default all.""",

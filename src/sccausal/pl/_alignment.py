@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sccausal._docs import docs
 from sccausal._errors import NotSupportedError
 from sccausal.pl._base import BLUE, GREEN, GREY, ORANGE, SMALL, VERMILION, finish, tidy
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _COLOURS = {"autoencoder": VERMILION, "PCA": BLUE, "random projection": GREEN}
 
 
+@docs.dedent
 def alignment(
     model: Any,
     *,
@@ -43,7 +45,7 @@ def alignment(
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------
@@ -100,6 +102,7 @@ def _correlations(model: Any) -> tuple[list[tuple[str, np.ndarray, list[str]]], 
     return [("latents", against("latent")[:, order + rest], columns)], names
 
 
+@docs.dedent
 def tmex_null(
     test: Any,
     *,
@@ -118,16 +121,11 @@ def tmex_null(
         What :meth:`sccausal.models.GCRLAE.permutation_test` returns.
     bins
         Bins of the histograms.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
     """
     from sccausal.pl._base import new_axes
 

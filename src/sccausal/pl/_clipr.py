@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sccausal._docs import docs
 from sccausal._errors import InputDataError, SetupError
 from sccausal.pl._base import BLUE, GREY, INK, PALETTE, SMALL, VERMILION, finish, new_axes, place_labels, tidy
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sccausal.grn import CliprResult
 
 
+@docs.dedent
 def direct_vs_total(
     result: CliprResult,
     *,
@@ -41,16 +43,11 @@ def direct_vs_total(
         Pairs with a q-value of at most this are coloured; without a bootstrap none are.
     n_labels
         So many of the strongest direct effects are named.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
     """
     frame = _checked(result).to_frame()
     if not len(frame):
@@ -76,6 +73,7 @@ def direct_vs_total(
     return finish(made, given=ax is not None, show=show, save=save, return_fig=return_fig)
 
 
+@docs.dedent
 def clipr_modules(
     result: CliprResult,
     modules: pd.Series | None = None,
@@ -98,16 +96,11 @@ def clipr_modules(
         with its defaults if not given.
     max_labels
         Genes are named if there are at most so many.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
     """
     from matplotlib.patches import Rectangle
 

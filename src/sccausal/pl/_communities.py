@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sccausal._docs import docs
 from sccausal._errors import InputDataError, SetupError
 from sccausal.pl._base import BLUE, GREY, INK, LIGHT, ORANGE, PALETTE, SMALL, VERMILION, finish, new_axes, tidy
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sccausal.grn import CohesionTest, Communities
 
 
+@docs.dedent
 def communities(
     data: AnnData | Communities,
     *,
@@ -41,16 +43,11 @@ def communities(
         Where they are in ``adata.uns``.
     max_labels
         Regulators are named if there are at most so many.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------
@@ -96,6 +93,7 @@ def communities(
     return finish(made, given=ax is not None, show=show, save=save, return_fig=return_fig)
 
 
+@docs.dedent
 def community_stability(
     data: AnnData | Communities,
     *,
@@ -117,16 +115,11 @@ def community_stability(
         Cells with the result of :func:`sccausal.tl.tf_communities`, or the communities.
     key
         Where they are in ``adata.uns``.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------
@@ -156,6 +149,7 @@ def community_stability(
     return finish(made, given=ax is not None, show=show, save=save, return_fig=return_fig)
 
 
+@docs.dedent
 def cohesion(
     data: AnnData | CohesionTest,
     *,
@@ -177,16 +171,11 @@ def cohesion(
         ``"permuted"`` (gCRL's: communities of random members) or ``"rewired"`` (networks with random partners).
     key
         Where the communities are in ``adata.uns``.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------
@@ -204,6 +193,7 @@ def cohesion(
     return finish(made, given=ax is not None, show=show, save=save, return_fig=return_fig)
 
 
+@docs.dedent
 def edge_mixture(
     data: Any,
     *,
@@ -222,16 +212,11 @@ def edge_mixture(
         Cells with the result of :func:`sccausal.tl.grn` (its significant edges), or a network (all its edges).
     key
         Where the network is in ``adata.uns``.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from sccausal._docs import docs
 from sccausal._errors import SetupError, unknown_name
 from sccausal.pl._base import SMALL, finish, new_axes, tidy
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _MARKS = {"higher": "↑", "lower": "↓", "one": "→1"}
 
 
+@docs.dedent
 def compare(
     table: pd.DataFrame,
     *,
@@ -45,16 +47,11 @@ def compare(
         Metrics to show, in this order; default: all that have a direction.
     ceiling
         Methods that bound what can be reached.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------

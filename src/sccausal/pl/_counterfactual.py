@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from sccausal._docs import docs
 from sccausal._errors import InputDataError, SetupError, unknown_name
 from sccausal.pl._base import BLUE, GREY, PALETTE, SMALL, VERMILION, finish, new_axes, tidy
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@docs.dedent
 def counterfactual(
     adata: AnnData,
     pred: AnnData,
@@ -42,12 +44,7 @@ def counterfactual(
         The concept.
     layer
         Layer of ``adata`` to read.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy.
+    %(plot)s
 
     Returns
     -------
@@ -88,6 +85,7 @@ def counterfactual(
     return finish(axes, given=ax is not None, show=show, save=save, return_fig=return_fig)
 
 
+@docs.dedent
 def spatial_effect(
     adata: AnnData,
     pred: AnnData,
@@ -118,12 +116,7 @@ def spatial_effect(
         Layer of ``adata`` to read.
     size
         Area of a point; default by the number of cells.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy.
+    %(plot)s
 
     Returns
     -------

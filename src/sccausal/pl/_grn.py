@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from sccausal._docs import docs
 from sccausal._errors import InputDataError, SetupError
 from sccausal.pl._base import BLUE, GREY, INK, LIGHT, ORANGE, SMALL, VERMILION, finish, new_axes
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Layout = Literal["spring", "kamada-kawai", "circular"]
 
 
+@docs.dedent
 def grn(
     network: Any,
     *,
@@ -59,16 +61,11 @@ def grn(
         How genes are placed.
     seed
         Start of the spring layout.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sccausal._docs import docs
 from sccausal._errors import SetupError
 from sccausal.pl._base import BLUE, GREY, INK, LIGHT, SMALL, VERMILION, finish, new_axes
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _SIGN = {True: "+", False: "\N{MINUS SIGN}"}
 
 
+@docs.dedent
 def latent_graph(
     model: Any,
     *,
@@ -41,16 +43,11 @@ def latent_graph(
         Draw edges with ``|weight| > threshold``, in standard deviations of the exogenous parts.
     interventions
         Number of strongest interventions to name; ``None`` for all, 0 for none.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------

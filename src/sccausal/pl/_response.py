@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sccausal._docs import docs
 from sccausal._errors import SetupError
 from sccausal.pl._base import BLUE, GREY, LIGHT, SMALL, VERMILION, finish, new_axes, place_labels, tidy
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@docs.dedent
 def response(
     pred: AnnData,
     true: AnnData,
@@ -55,16 +57,11 @@ def response(
         Number of those to name.
     layer
         Layer of ``true`` and ``control`` to read.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------

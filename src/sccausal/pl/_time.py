@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from sccausal._docs import docs
 from sccausal._errors import SetupError, unknown_name
 from sccausal.pl._base import BLUE, GREY, INK, LIGHT, PALETTE, SMALL, VERMILION, finish, new_axes, tidy
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _MARKERS = "osD^vP*X"
 
 
+@docs.dedent
 def trajectories(
     model: Any,
     interventions: Sequence[Any] | None = None,
@@ -57,16 +59,11 @@ def trajectories(
         Cells that are followed.
     seed
         Seed of cells and noise.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------
@@ -114,6 +111,7 @@ def _furthest(table: pd.DataFrame, names: list[str], control: str, n: int) -> pd
     return table[table["intervention"].isin([control, *order])]
 
 
+@docs.dedent
 def lagged_graph(
     model: Any,
     *,
@@ -135,16 +133,11 @@ def lagged_graph(
         A trained :class:`~sccausal.models.CITEVAE`.
     threshold
         Draw edges with ``|weight| > threshold``, in standard deviations.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------
@@ -178,6 +171,7 @@ def lagged_graph(
     return finish(made, given=ax is not None, show=show, save=save, return_fig=return_fig)
 
 
+@docs.dedent
 def response_over_time(
     pred: AnnData,
     gene: str,
@@ -207,16 +201,11 @@ def response_over_time(
         Interventions to draw; default all that were predicted.
     time_key, intervention_key
         Columns of ``true``.
-    title
-        Title of the plot.
-    ax
-        Axes to draw on.
-    show, save, return_fig
-        As in scanpy: show the figure, write it to a file, return it.
+    %(plot)s
 
     Returns
     -------
-    The axes, the figure if ``return_fig``, or ``None`` if shown.
+    %(plot_returns)s
 
     Raises
     ------
