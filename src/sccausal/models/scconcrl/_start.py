@@ -24,6 +24,8 @@ from sccausal.nn.graph import acyclicity
 logger = logging.getLogger(__name__)
 
 _NOISE = 0.05
+# beyond as many genes only regulators explain at the start: the regression on all is cubic in the genes
+_ALL_EXPLAIN = 1500
 _LOOP_GAIN = 0.8
 
 
@@ -124,7 +126,11 @@ class StartMixin:
             weight = ridge_graph(s.correlation, regulators, s.n_used)
         else:
             penalties = default_penalties(s.n_used, len(s.correlation))
-            weight = elastic_net_from_correlation(s.correlation, *penalties, regulators)
+            # what other genes explain as well is no regulator's merit; their rows are not edges of the model
+            m = len(s.correlation)
+            rows = np.arange(m) if m <= _ALL_EXPLAIN else regulators
+            weight = elastic_net_from_correlation(s.correlation.astype(np.float32), *penalties, rows)
+            weight = weight[regulators] if m <= _ALL_EXPLAIN else weight
         weight *= s.spread / s.spread[regulators][:, None]
         self.graph.weight.copy_(self._tensor(weight))
         # the regressions run both ways along each edge, which may amplify without end: keep the loop gain below 1
