@@ -60,7 +60,7 @@ def test_the_graph_is_lagged_and_keeps_invariant_factors_apart():
     assert np.median(gains[True]) > 5 * np.median(gains[False])
 
 
-@pytest.mark.parametrize("mixing", ["linear", "relu", "polynomial"])
+@pytest.mark.parametrize("mixing", ["linear", "relu", pytest.param("polynomial", marks=pytest.mark.slow)])
 def test_the_mixing_can_be_inverted(mixing):
     adata = simulate_temporal_factors(2500, n_times=2, mixing=mixing, noise=0.02, seed=1)
     truth = np.column_stack([adata.obsm["invariant"], adata.obsm["responsive"]])

@@ -10,6 +10,7 @@ from citevae_data import KEYS, QUIET, log_normalised
 from sccausal import CITEVAE, pl, tl
 from sccausal._errors import NotSupportedError, SetupError, UnknownNameError
 from sccausal.datasets import simulate_time_course
+from sccausal.pl._base import GREY
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +29,21 @@ def test_trajectories_join_means_over_time(model, tmp_path):
     assert (tmp_path / "t.png").stat().st_size > 1000
     assert [t.get_text() for t in ax.get_legend().get_texts()] == names
     table = model.get_trajectories(names, n_cells=30)
-    responsive = table[["responsive_0", "responsive_1"]].to_numpy()
-    directions = np.linalg.svd(responsive - responsive.mean(0), full_matrices=False)[2][:2].T
-    xy = (responsive - responsive.mean(0)) @ directions
+    latents = ["responsive_0", "responsive_1"]
+    means = table.groupby(["intervention", "time"], sort=False)[latents].mean().to_numpy()
+    directions = np.linalg.svd(means - means.mean(0), full_matrices=False)[2][:2].T
+    xy = (table[latents].to_numpy() - means.mean(0)) @ directions
     at = (table["intervention"] == names[0]).to_numpy() & (table["time"] == 3.0).to_numpy()
     line = ax.lines[0]
     assert len(line.get_xdata()) == 3
     np.testing.assert_allclose([line.get_xdata()[-1], line.get_ydata()[-1]], xy[at].mean(0), atol=1e-5)
+    low, high = ax.get_xlim()
+    assert all(low < x < high for line in ax.lines for x in line.get_xdata())  # every mean is in view
     default = pl.trajectories(model, n_cells=20, block="invariant", show=False)
-    assert len(default.get_legend().get_texts()) == 6
+    labels = [t.get_text() for t in default.get_legend().get_texts()]
+    assert len(labels) == 6
+    colours = {line.get_label(): line.get_color() for line in default.lines}
+    assert colours["control"] == GREY and sum(c == GREY for c in colours.values()) == 1
     given = pd.DataFrame(np.eye(2), index=["responsive_0", "responsive_1"], columns=["a", "b"])
     assert pl.trajectories(model, names, axes_of=given, show=False).get_xlabel() == "responsive a"
     with pytest.raises(UnknownNameError, match="respnsive"):
@@ -46,6 +53,8 @@ def test_trajectories_join_means_over_time(model, tmp_path):
 def test_lagged_graph_draws_every_edge(model):
     ax = pl.lagged_graph(model, threshold=0.02, show=False)
     assert len(ax.lines) == len(model.get_lagged_graph(0.02))
+    empty = pl.lagged_graph(model, threshold=1e3, show=False)
+    assert not empty.lines and any("no edge" in t.get_text() for t in empty.texts)
     with pytest.raises(SetupError, match="threshold"):
         pl.lagged_graph(model, threshold=-1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +19,22 @@ class Transition(NamedTuple):
 
     mean: Tensor
     log_var: Tensor
+
+
+@torch.no_grad()
+def pooled_moments(values: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Mean (d,), standard deviation (d,) and number of the rows (n, d) of all processes of a training.
+
+    Running statistics have to agree between processes, each of which sees other cells.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        n = len(values)
+        return values.mean(0), values.std(0) if n > 1 else torch.zeros_like(values.sum(0)), n
+    total = torch.cat([values.sum(0), values.square().sum(0), values.new_tensor([float(len(values))])])
+    dist.all_reduce(total)
+    n = int(total[-1])
+    mean, square = total[:-1].reshape(2, -1) / max(n, 1)
+    return mean, ((square - mean.square()).clamp_min(0.0) * (n / max(n - 1, 1))).sqrt(), n
 
 
 class LaggedDynamics(nn.Module):
@@ -133,10 +150,10 @@ class LaggedDynamics(nn.Module):
     @torch.no_grad()
     def follow_control(self, state: Tensor, other: Tensor | None, control: Tensor, rate: float = 0.05) -> None:
         """Move the running mean of :meth:`pull` over control cells; ``control`` (n,) marks them."""
-        if not bool(control.any()):
-            return
         parents = state if other is None else torch.cat([state, other], 1)
-        new = self.pull(parents[control]).mean(0)
+        new, _, n = pooled_moments(self.pull(parents[control]))
+        if not n:
+            return
         # the goal of a control cell stays where it is: what the mean takes, the intercept gives
         step = rate * (new - self.control_mean)
         self.control_mean.add_(step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def trajectories(
 
     Cells of the first time are rolled out under each intervention with the same noise; lines join the means over cells,
     points are cells of the last time, markers stand for times. Axes are the first two principal components of the
-    block over all roll-outs.
+    means, and the view is that of the means: cells vary more than interventions move them. Control is grey.
 
     Parameters
     ----------
@@ -74,13 +74,14 @@ def trajectories(
     if not names:
         raise unknown_name("block", block, ("responsive", "invariant"), type(model).__name__)
     table = model.get_trajectories(interventions, times, n_cells=n_cells, seed=seed)
-    control = str(table["intervention"].iloc[0]) if interventions is None else None
+    control = str(model.registry_["setup_args"].get("control") or "control")
     if interventions is None:
-        table = _furthest(table, names, str(control), 7)
+        table = _furthest(table, names, control, 7)
     z = table[names].to_numpy()
     if axes_of is None:
-        centre = z.mean(0)
-        directions = np.linalg.svd(z - centre, full_matrices=False)[2][:2].T
+        means = table.groupby(["intervention", "time"], sort=False)[names].mean().to_numpy()
+        centre = means.mean(0)
+        directions = np.linalg.svd(means - centre, full_matrices=False)[2][:2].T
         labels = ["PC1", "PC2"] if len(names) > 1 else ["PC1", ""]
     else:
         centre, directions = np.zeros(len(names)), axes_of.loc[names].to_numpy(dtype=float)
@@ -90,18 +91,37 @@ def trajectories(
         xy = np.column_stack([xy, np.zeros(len(xy))])
     made = new_axes(ax, (4.4, 3.6))
     moments = np.unique(table["time"])
-    for k, name in enumerate(dict.fromkeys(table["intervention"])):
+    colours = _colours(dict.fromkeys(table["intervention"]), control)
+    paths = []
+    for name, colour in colours.items():
         own = (table["intervention"] == name).to_numpy()
-        colour = GREY if name == control else PALETTE[k % len(PALETTE)]
         last = own & (table["time"] == moments[-1]).to_numpy()
         made.scatter(*xy[last].T, s=5, c=colour, alpha=0.25, linewidths=0, rasterized=True)
         path = np.array([xy[own & (table["time"] == t).to_numpy()].mean(0) for t in moments])
+        paths.append(path)
         made.plot(*path.T, c=colour, lw=1.3, label=name, zorder=3)
         for t, (x, y) in enumerate(path):
             made.scatter(x, y, s=22, c=colour, marker=_MARKERS[t % len(_MARKERS)], edgecolors="white", lw=0.5, zorder=4)
+    _view(made, np.concatenate(paths))
     made.legend(fontsize=SMALL - 0.5, frameon=False, loc="best", handlelength=1.2)
     tidy(made, title=title, xlabel=f"{block} {labels[0]}", ylabel=f"{block} {labels[1]}")
     return finish(made, given=ax is not None, show=show, save=save, return_fig=return_fig)
+
+
+def _colours(names: Iterable[str], control: str) -> dict[str, str]:
+    """Control is grey, the others take the remaining colours in turn."""
+    others = [c for c in PALETTE if c != GREY]
+    rest = [n for n in names if n != control]
+    taken = {n: others[k % len(others)] for k, n in enumerate(rest)}
+    return {n: taken.get(n, GREY) for n in names}
+
+
+def _view(ax: Axes, points: np.ndarray) -> None:
+    """Limits around ``points`` (n, 2) with a third of their range to spare."""
+    low, high = points.min(0), points.max(0)
+    room = np.maximum(high - low, 0.25 * max(float((high - low).max()), 1e-6)) / 3
+    ax.set_xlim(low[0] - room[0], high[0] + room[0])
+    ax.set_ylim(low[1] - room[1], high[1] + room[1])
 
 
 def _furthest(table: pd.DataFrame, names: list[str], control: str, n: int) -> pd.DataFrame:
@@ -166,6 +186,9 @@ def lagged_graph(
     made.text(0, len(names) + 0.9, "t", ha="center", fontsize=SMALL, color=GREY)
     made.text(1, len(names) + 0.9, "t + 1", ha="center", fontsize=SMALL, color=GREY)
     made.set_axis_off()
+    if not len(edges):
+        text = f"no edge with\n|weight| > {threshold:g}"
+        made.text(0.5, len(names) / 2 + 0.5, text, ha="center", va="center", fontsize=SMALL, color=GREY)
     if title:
         made.set_title(title, fontsize=8.5)
     return finish(made, given=ax is not None, show=show, save=save, return_fig=return_fig)

@@ -17,6 +17,12 @@ def factors():
 
 
 @pytest.fixture(scope="session")
+def loose():
+    """The same factors without alignment, from a random start."""
+    return fit_factors(alignment="none", start="random")[0]
+
+
+@pytest.fixture(scope="session")
 def course() -> AnnData:
     """Counts of ten activations at three times, with their truth."""
     return simulate_time_course(60, 100, 10, (0.5, 1.5, 4.0), seed=11)

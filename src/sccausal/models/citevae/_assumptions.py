@@ -134,5 +134,5 @@ def _pairs(model: Any) -> Check:
         "Pairs are tracked cells." if tracked else
         "Cells are destroyed when they are measured: pairs come from "
         f"{model.module.pairing} coupling of snapshots, so that the learned transition of single cells regresses to "
-        "the mean; means over cells do not.",
+        "the mean, and edges of the lagged graph towards zero; means over cells do not.",
     )  # fmt: skip

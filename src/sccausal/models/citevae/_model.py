@@ -13,11 +13,12 @@ from scvi import settings
 
 from sccausal._compat import state_registry
 from sccausal._docs import docs
-from sccausal._errors import SetupError, unknown_name
+from sccausal._errors import SetupError
 from sccausal.data import KEYS, PairedDataSplitter, check_matrix
 from sccausal.models._base import CausalModel
 from sccausal.models.citevae._assumptions import assumptions
 from sccausal.models.citevae._calibration import CalibrationMixin
+from sccausal.models.citevae._design import check_design, check_times
 from sccausal.models.citevae._embedding import read_embedding, standard_columns
 from sccausal.models.citevae._module import Alignment, CITEVAEModule, Coupling
 from sccausal.models.citevae._outputs import LatentOutputsMixin
@@ -208,13 +209,13 @@ class CITEVAE(TimePredictionMixin, CalibrationMixin, LatentOutputsMixin, CausalM
         Raises
         ------
         sccausal._errors.SetupError
-            There is no time, or all cells have the same.
+            There is no time, all cells have the same, or the times are labels.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         if time_key is None:
             raise SetupError("CITEVAE learns from times of observation: name their column with `time_key`.")
         if kwargs.get("source_registry") is None:
-            _check_times(adata, time_key, track_key)
+            check_times(adata, time_key, track_key)
         elif time_key not in adata.obs:
             raise SetupError(f"The cells need their time of observation: adata.obs[{time_key!r}] is not there.")
         uses = {"batch", "intervention", "time"}
@@ -272,10 +273,16 @@ class CITEVAE(TimePredictionMixin, CalibrationMixin, LatentOutputsMixin, CausalM
         **kwargs
             Further arguments of :meth:`sccausal.models.CausalModel.train`.
 
+        Raises
+        ------
+        sccausal._errors.SetupError
+            There are two times, and no time holds both control and perturbed cells.
+
         Warns
         -----
         UserWarning
-            The invariant block has collapsed, or there are two times only.
+            The invariant block has collapsed, there are two times only, or no time holds both control and perturbed
+            cells.
         """
         splitting: dict[str, Any] = {"pairing": "time", "same_intervention": True, "one_time_per_batch": True}
         setup = self.registry_["setup_args"]
@@ -289,13 +296,8 @@ class CITEVAE(TimePredictionMixin, CalibrationMixin, LatentOutputsMixin, CausalM
         if max_epochs is None:
             later = int((time > time.min()).sum())
             max_epochs = int(np.clip(_UPDATES // max(1, later // batch_size), 10, 300))
-        if len(np.unique(time)) == 2:
-            warnings.warn(
-                "There are two times only: one step of the dynamics is seen, so nothing can be told about times beyond "
-                "the second, and a model without time (ScConCRL, GCRLVAE) may serve as well.",
-                UserWarning,
-                stacklevel=settings.warnings_stacklevel,
-            )
+        if not getattr(self, "query_", None):
+            check_design(time, self._doses(), setup["time_key"])
         try:
             super().train(
                 max_epochs, accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size,
@@ -366,15 +368,3 @@ class CITEVAE(TimePredictionMixin, CalibrationMixin, LatentOutputsMixin, CausalM
         if self.adata is None:
             raise SetupError("The report needs cells; load the model with `adata`.")
         return assumptions(self)
-
-
-def _check_times(adata: AnnData, time_key: str, track_key: str | None) -> None:
-    if time_key in adata.obs:
-        time = pd.to_numeric(adata.obs[time_key].astype(object), errors="coerce").dropna()
-        if len(time) and time.nunique() < 2:
-            raise SetupError(
-                f"All cells have the time {time.iloc[0]:g} in adata.obs[{time_key!r}]; dynamics need two times at "
-                "least. For one snapshot use ScConCRL or GCRLVAE."
-            )
-    if track_key is not None and track_key not in adata.obs:
-        raise unknown_name("column", track_key, adata.obs.columns, "adata.obs (track_key)")

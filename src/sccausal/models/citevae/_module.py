@@ -16,7 +16,7 @@ from sccausal.models.citevae._components import Bent, Encoder, kl_normal, standa
 from sccausal.models.citevae._pairing import recouple
 from sccausal.models.citevae._start import Start
 from sccausal.nn.discrepancy import coupled_discrepancy, group_discrepancy
-from sccausal.nn.dynamics import LaggedDynamics, LaggedGraph
+from sccausal.nn.dynamics import LaggedDynamics, LaggedGraph, pooled_moments
 from sccausal.nn.likelihood import Likelihood, check_likelihood, count_log_likelihood, gaussian
 
 Alignment = Literal["mmd", "energy", "paired", "none"]
@@ -264,9 +264,10 @@ class CITEVAEModule(BaseModuleClass):
         control = (cells["dose"] == 0).all(1)
         self.responsive.follow_control(out["s"], out["c"], control)
         z = torch.cat([out["c_mean"], out["s_mean"]], 1)
-        if len(z) > 1:
-            self.latent_mean.lerp_(z.mean(0), 0.05)
-            self.latent_sd.lerp_(z.std(0), 0.05)
+        mean, sd, n = pooled_moments(z)
+        if n > 1:
+            self.latent_mean.lerp_(mean, 0.05)
+            self.latent_sd.lerp_(sd, 0.05)
 
     @torch.no_grad()
     def standardised_graph(self) -> np.ndarray:

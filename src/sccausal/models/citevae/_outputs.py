@@ -100,7 +100,7 @@ class LatentOutputsMixin:
         weight = np.zeros((len(names), len(names)))
         weight[:, self.module.n_invariant :] = self.module.standardised_graph()
         metadata = {"method": "CITEVAE", "units": "standard deviations per unit of time", "lag": 1}
-        return Network.from_matrix(weight, names, threshold=threshold, metadata=metadata)
+        return Network.from_matrix(weight, names, threshold=threshold, self_loops=True, metadata=metadata)
 
     def _network(self, **kwargs: Any) -> Network:
         if kwargs:
