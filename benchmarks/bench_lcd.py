@@ -3,8 +3,9 @@
 Tasks: ``linear`` and ``hill`` (simulated stationary diffusions, unseen doubles), ``norman`` (five unseen doubles),
 ``papalexi`` (replicate 2 predicted from its own control cells, trained on replicate 1), ``clipr`` (edges of linear and
 Hill systems by every estimator), ``dixit`` (edges against held-out cells), ``unseen`` (targets never perturbed in
-training), ``sampler`` (probability flow against annealed Langevin) and ``speed``. All methods stand in one table with
-the simple rules and a technical duplicate.
+training), ``implication`` (edges of one half of the cells, differential expression of the other), ``screens`` (unseen
+doubles of simulated screens with epistasis), ``sampler`` (probability flow against annealed Langevin) and ``speed``.
+Predictions stand in one table with the simple rules and a technical duplicate.
 """
 
 from __future__ import annotations
@@ -296,6 +297,103 @@ def unseen(results: Results, args, seed: int) -> None:
     )
 
 
+def implication(results: Results, args, seed: int) -> None:
+    """Whether strong effects in one half of the cells go with differential expression in the other."""
+    from sccausal.metrics import de_test
+
+    key = f"implication/{seed}"
+    if key in results.done:
+        return
+    adata = sc.read_h5ad(args.data / "papalexi_eccite.h5ad")
+    adata = _plain(adata[adata.obs["perturbation"] != "unassigned"], ["perturbation", "replicate"])
+    strata = adata.obs.groupby(["perturbation", "replicate"]).ngroup().to_numpy()
+    first, rng = np.zeros(adata.n_obs, dtype=bool), np.random.default_rng(seed)
+    for k in np.unique(strata):
+        rows = rng.permutation(np.flatnonzero(strata == k))
+        first[rows[: len(rows) // 2]] = True
+    keys = {"intervention_key": "perturbation", "control": CONTROL, "batch_key": "replicate"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        direct = scc.tl.clipr(adata[first].copy(), **keys, n_bootstrap=0)
+    other = adata[~first]
+    label = other.obs["perturbation"].to_numpy()
+    X = np.asarray(other.X)
+    # differences between the replicates are no effects of the knock-outs
+    for replicate in other.obs["replicate"].unique():
+        own = (other.obs["replicate"] == replicate).to_numpy()
+        X[own] -= X[own & (label == CONTROL)].mean(0)
+    hit = pd.DataFrame(
+        {k: de_test(X[label == k], X[label == CONTROL]).significant() for k in direct.responses.index},
+        index=adata.var_names,
+    ).T
+    # effects are per unit of the source; knock-outs move sources by very different amounts
+    own = [direct.responses.loc[g, g] for g in direct.sources]
+    tables = {
+        "direct": direct.direct_effects,
+        "direct x own change": direct.direct_effects.mul(own, axis=0),
+        "total": direct.responses.loc[direct.sources],
+    }
+    cuts = (0.9, 0.95, 0.99, 0.995)
+    found = {k: scc.tl.edge_implication(t, hit, quantiles=cuts).to_dict("records") for k, t in tables.items()}
+    results.add(key, task="implication", seed=seed, implication=found, sources=len(direct.sources))
+
+
+def screens(results: Results, args, seed: int) -> None:
+    """Unseen doubles of the benchmark's simulated screens; what is lost without the interactions of the very pairs."""
+    from sccausal.benchmark import get_task
+    from sccausal.benchmark._task import Request
+    from sccausal.benchmark.tasks._cells import score_cells
+
+    task, request = get_task("doubles"), Request(seed, args.small, args.data)
+    for dataset in task.datasets[:2]:
+        key = f"screens/{dataset.name}/{seed}"
+        if key in results.done:
+            continue
+        case = next(iter(task.cases(dataset.load(request), dataset, request)))
+        p = case.problem
+        scvi.settings.seed = seed
+        cells = p.train.copy()
+        scc.LCD.setup_anndata(cells, **p.keys.perturbed())
+        model = scc.LCD(cells, prediction="shift")
+        model.train(1, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+        additive = scc.baselines.Additive().fit(p.train, **p.keys.rule())
+        found = {
+            "additive": additive.predict(p.source, p.interventions),
+            "LCD, shift only": model.perturbation.predict(p.source, p.interventions, seed=seed),
+        }
+        wanted = ["wmse", "pearson_ref", "pds_l1", "pds_cosine", "energy_distance"]
+        table = {k: score_cells(case, v, wanted).groupby("metric")["value"].mean().to_dict() for k, v in found.items()}
+        table["LCD, interactions known"] = _known_interactions(case, found["LCD, shift only"], wanted)
+        results.add(key, task=f"screens, {dataset.name}", seed=seed, screens=table)
+
+
+def _known_interactions(case: Any, predicted: AnnData, wanted: list[str]) -> dict[str, float]:
+    """Scores if the clear departures from the prediction were known from half of the cells, on the other half."""
+    from dataclasses import replace
+
+    from sccausal.benchmark.tasks._cells import score_cells
+
+    truth, column = case.truth, case.problem.keys.target
+    label, given = truth.obs[column].astype(str).to_numpy(), predicted.obs["intervention"].astype(str).to_numpy()
+    codec = InterventionCodec.fit(case.problem.train.obs[column].astype(str), case.problem.keys.control)
+    X, told, out = np.asarray(_array(truth.X)), np.zeros(truth.n_obs, dtype=bool), predicted.copy()
+    values = np.asarray(_array(predicted.X)).copy()
+    for k in np.unique(label):
+        rows = np.flatnonzero(label == k)
+        half = rows[split_half(len(rows), 0)[0]]
+        told[half] = True
+        mine = given == codec.canonical(k)
+        rest = X[half].mean(0) - values[mine].mean(0)
+        values[mine] += np.where(np.abs(rest) > 3 * X[half].std(0) / np.sqrt(len(half)), rest, 0.0)
+    out.X = values
+    held = replace(case, truth=truth[~told].copy())
+    return score_cells(held, out, wanted).groupby("metric")["value"].mean().to_dict()
+
+
+def _array(X: Any) -> np.ndarray:
+    return X.toarray() if hasattr(X, "toarray") else X
+
+
 def speed(results: Results, args, seed: int) -> None:
     """Seconds of both stages at 1 000 genes x 40 conditions x 100 cells, and of the algebra."""
     if "speed/clipr" not in results.done:
@@ -332,7 +430,10 @@ def speed(results: Results, args, seed: int) -> None:
         results.add(f"speed/{kind}", task="speed", seed=0, times={f"LCD, noise model {kind}, {d} genes": t["seconds"]})
 
 
-OTHER = {"clipr": clipr, "unseen": unseen, "sampler": sampler, "dixit": dixit, "speed": speed}
+OTHER = {
+    "clipr": clipr, "unseen": unseen, "implication": implication, "screens": screens, "sampler": sampler,
+    "dixit": dixit, "speed": speed,
+}  # fmt: skip
 
 
 def run(args) -> Results:
@@ -373,6 +474,13 @@ def report(results: Results) -> None:
         rows = [{"method": m, **v} for r in results.rows for m, v in r.get(field, {}).items()]
         if rows:
             show(pd.DataFrame(rows).groupby("method", sort=False).mean(), title)
+    rows = [{"task": r["task"], "method": m, **v} for r in results.rows for m, v in r.get("screens", {}).items()]
+    if rows:
+        show(pd.DataFrame(rows).groupby(["task", "method"], sort=False).mean(), "Simulated screens, unseen doubles")
+    rows = [{"effects": m, **v} for r in results.rows for m, k in r.get("implication", {}).items() for v in k]
+    if rows:
+        table = pd.DataFrame(rows).groupby(["effects", "quantile"], sort=False)
+        show(table[["n_edges", "precision", "base_rate", "lift", "p_value"]].mean(), "Edge implies expression")
     times = {k: v for r in results.rows for k, v in r.get("times", {}).items()}
     if times:
         show(pd.Series(times, name="seconds").rename_axis("what").to_frame(), "Seconds")

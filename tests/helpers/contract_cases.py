@@ -248,6 +248,29 @@ CASES = [
         best="G0005+G0017",
     ),
     Case(
+        name="causcell-counts",
+        model=CausCell,
+        data=counted,
+        setup={
+            "layer": "counts",
+            "concept_keys": ["batch"],
+            "intervention_key": "intervention",
+            "control": "control",
+        },
+        init={
+            "gene_likelihood": "nb",
+            "n_latent": 16,
+            "n_hidden": 48,
+            "n_tokens": 2,
+            "n_layers": 1,
+            "n_encoder": 96,
+        },  # fmt: skip
+        train={"max_epochs": 60, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False},
+        pair=("G0005", "G0017"),
+        best="G0005+G0017",
+        slow=True,
+    ),
+    Case(
         name="citevae",
         model=CITEVAE,
         data=followed,

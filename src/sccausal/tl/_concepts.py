@@ -35,7 +35,8 @@ def concept_de(
 
     Counterfactual cells are no observations: as many can be made as one likes. So the *units* (donors, mice) are drawn
     with replacement, the model is trained anew on the cells of each draw, and the spread of its effects over the draws
-    is the standard error. Tests are t tests with as many degrees of freedom as units minus one.
+    is the standard error. Tests are t tests whose degrees of freedom count units and refits, 1 / (1 / (units - 1) +
+    1 / (refits - 1)): with few refits the standard error is itself uncertain.
 
     Parameters
     ----------
@@ -104,11 +105,13 @@ def concept_de(
     found = np.stack([e["change"].to_numpy() for e in effects])
     # the spread of a bootstrap over n units is too small by this factor
     se = found.std(axis=0, ddof=1) * np.sqrt(n_units / (n_units - 1))
+    # a variance of few refits is itself uncertain; its relative variance adds to that of the units
+    freedom = 1 / (1 / (n_units - 1) + 1 / (n_refits - 1))
     change = found.mean(axis=0)
     t = change / np.maximum(se, 1e-12)
-    half = stats.t.ppf(0.975, n_units - 1) * se
+    half = stats.t.ppf(0.975, freedom) * se
     table = table.assign(
-        change=change, se=se, low=change - half, high=change + half, p_value=2 * stats.t.sf(np.abs(t), n_units - 1)
+        change=change, se=se, low=change - half, high=change + half, p_value=2 * stats.t.sf(np.abs(t), freedom)
     )
     groups = table.groupby(columns, sort=False)["p_value"] if columns else table.groupby(lambda _: 0)["p_value"]
     table["p_adjusted"] = groups.transform(lambda p: fdrcorrection(p)[1])
@@ -203,7 +206,7 @@ def gene_set_response(
     do
         Concept -> values to set it to; all combinations are taken.
     genes
-        The gene set; the score is the mean of its genes in the unit of the data.
+        The gene set; the score is the mean of its genes, counts being log-normalised.
     adata
         Cells to start from; default those of each model.
     seed
@@ -219,6 +222,8 @@ def gene_set_response(
     sccausal._errors.UnknownNameError
         A gene, concept or value is not known.
     """
+    from sccausal.models._cells import comparable
+
     rows = []
     for name, model in models.items():
         known = [str(g) for g in model.get_var_names()]
@@ -233,7 +238,7 @@ def gene_set_response(
             here = np.ones(predicted.n_obs, dtype=bool)
             for concept, value in asked.items():
                 here &= predicted.obs[concept].astype(str).to_numpy() == str(value)
-            observed = model._original(source)[here][:, picked]
-            score = float(np.asarray(predicted.X)[:, picked].mean())
+            observed = comparable(model._original(source)[here], model.prediction_units)[:, picked]
+            score = float(comparable(predicted.X, model.prediction_units)[:, picked].mean())
             rows.append({"model": name, **asked, "score": score, "observed": observed.mean() if here.any() else np.nan})
     return pd.DataFrame(rows)

@@ -133,7 +133,7 @@ def test_inversion_comes_back_and_moves_on(model, held_out):
     source = held_out[(held_out.obs["b"] == "b0").to_numpy()].copy()
     levels = karras_levels(20, SIGMA_LOW, SIGMA_HIGH)
     with torch.inference_mode():
-        y = model.module.standardised(torch.as_tensor(source.X))
+        y = model.module.space.standardised(torch.as_tensor(source.X))
         tokens = model.module.embed(model._exogenous(source, n_samples=1)[0])
         denoise = _denoiser(model.module, tokens)
         back = decode_pair(denoise, encode_pair(denoise, y, levels), levels)

@@ -222,8 +222,8 @@ class CounterfactualMixin:
 
     @property
     def prediction_units(self) -> str:
-        """``"as_given"``: the unit of the data."""
-        return "as_given"
+        """``"counts"`` with ``gene_likelihood="nb"``, otherwise the unit of the data (``"as_given"``)."""
+        return str(self.module.space.units)
 
     # ------------------------------------------------------------------ parts
 
@@ -280,7 +280,7 @@ class CounterfactualMixin:
         return self.module.embed(eps, {j: new[:, j] for j in request.features})
 
     def _prior_draw(self, j: int, features: Tensor, n: int, seed: int, draw: int) -> Tensor:
-        mean = self.module.prior_mean(j, features.to(self.module.mean).unsqueeze(0))
+        mean = self.module.prior_mean(j, features.to(self.device).unsqueeze(0))
         return mean + normal((n, mean.shape[1]), mean, seed, 3, draw, j)
 
     def _donated(self, j: int, features: Tensor, labels: list[Tensor], mode: str, seed: int, draw: int) -> Tensor:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from sccausal._docs import docs
 from sccausal._errors import InputDataError, SetupError, unknown_name
-from sccausal.models._cells import take_modality
+from sccausal.models._cells import comparable, take_modality
 from sccausal.models.causcell._dependence import dependence
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class EffectsMixin:
         seed: int = 0,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        """Mean change of genes if a concept is set to a value, with intervals.
+        """Mean change of genes if a concept is set to a value, with intervals; counts are compared log-normalised.
 
         Parameters
         ----------
@@ -134,8 +134,9 @@ class EffectsMixin:
         rows = np.flatnonzero(asked)
         if len(rows) == 0:
             raise InputDataError(f"No cell to start from: all {n} cells have {concept}={shown}, or none the reference.")
-        values = np.asarray(predicted.X).reshape(-1, n, predicted.n_vars)[:, rows].mean(axis=0)
-        return rows, values - self._original(cells)[rows]
+        units = self.prediction_units
+        after = comparable(predicted.X, units).reshape(-1, n, predicted.n_vars)[:, rows].mean(axis=0)
+        return rows, after - comparable(self._original(cells)[rows], units)
 
     def _original(self, cells: AnnData) -> np.ndarray:
         from sccausal.models._cells import light_copy

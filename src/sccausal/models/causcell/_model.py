@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor
 
 from sccausal._compat import setup_args
 from sccausal._docs import docs
-from sccausal._errors import SetupError, unknown_name
+from sccausal._errors import InputDataError, SetupError, unknown_name
 from sccausal.data import KEYS
 from sccausal.models._base import CausalModel
-from sccausal.models._cells import registered
 from sccausal.models.causcell._assumptions import assumptions
 from sccausal.models.causcell._concepts import DAG, Concept, read_concepts, read_dag, read_ordered, seen_levels
 from sccausal.models.causcell._counterfactual import CounterfactualMixin
 from sccausal.models.causcell._effects import EffectsMixin
+from sccausal.models.causcell._embeddings import EmbeddingsMixin
 from sccausal.models.causcell._module import CausCellModule
-from sccausal.models.causcell._steps import normal
 from sccausal.nn.concepts import EdgeKind
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     from anndata import AnnData
-    from mudata import MuData
 
     from sccausal.models._identifiability import Check
 
 _UPDATES = 1200
 
 
-class CausCell(EffectsMixin, CounterfactualMixin, CausalModel):
+class CausCell(EmbeddingsMixin, EffectsMixin, CounterfactualMixin, CausalModel):
     r"""Concepts of cells held apart, joined by a causal graph, and cells as they would have been :cite:p:`Gao2025`.
 
     Annotated concepts (cell type, donor, age, stimulus, ...) get one embedding each, and what they leave unexplained
@@ -45,7 +41,7 @@ class CausCell(EffectsMixin, CounterfactualMixin, CausalModel):
     Parameters
     ----------
     adata
-        Log-normalised cells that :meth:`setup_anndata` has seen.
+        Cells that :meth:`setup_anndata` has seen: log-normalised, or counts for ``gene_likelihood="nb"``.
     registry
         Registry of a saved model, in place of ``adata``.
     dag
@@ -76,6 +72,9 @@ class CausCell(EffectsMixin, CounterfactualMixin, CausalModel):
         unexplained part, and of the consistency of set parents with observed labels.
     ema_decay
         Decay of the averaged weights that inference uses.
+    gene_likelihood
+        ``"gaussian"``: log-normalised cells, noise is added to genes. ``"nb"``: counts, noise is added in the latent
+        space of an autoencoder with negative binomial counts, and predictions are counts.
     levels
         Levels of interventions and knots of the time; default: those in the cells.
 
@@ -124,6 +123,7 @@ class CausCell(EffectsMixin, CounterfactualMixin, CausalModel):
         unexplained_weight: float = 1.0,
         consistency_weight: float = 1.0,
         ema_decay: float = 0.995,
+        gene_likelihood: Literal["gaussian", "nb"] = "gaussian",
         levels: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         super().__init__(adata, registry)
@@ -154,6 +154,7 @@ class CausCell(EffectsMixin, CounterfactualMixin, CausalModel):
             unexplained_weight=unexplained_weight,
             consistency_weight=consistency_weight,
             ema_decay=ema_decay,
+            gene_likelihood=gene_likelihood,
         )
         shown = ", ".join(f"{c.name} ({c.n_levels})" for c in concepts)
         edges = ", ".join(f"{p} -> {n}" for n, above in (dag or {}).items() for p in above) or "none"
@@ -236,13 +237,14 @@ class CausCell(EffectsMixin, CounterfactualMixin, CausalModel):
 
     def _start_module(self, rows: np.ndarray) -> None:
         X = self.adata_manager.get_from_registry(KEYS.X)[rows]
-        mean = np.asarray(X.mean(axis=0, dtype=np.float64)).ravel()
-        squares = X.multiply(X) if hasattr(X, "multiply") else X**2
-        square = np.asarray(squares.mean(axis=0, dtype=np.float64)).ravel()
-        sd = np.sqrt(np.maximum(square - mean**2, 0))
-        self.module.start(mean, sd, [w[rows] for w in self._label_weights()])
-        low = X.min() if X.shape[0] else 0.0
-        self.nonnegative_ = bool(low >= 0)
+        X = np.asarray(X.toarray() if hasattr(X, "toarray") else X, dtype=np.float32)
+        if self.prediction_units == "counts" and (X.min() < 0 or (X != np.round(X)).any()):
+            raise InputDataError(
+                f"gene_likelihood='nb' needs counts, but the expression has values such as "
+                f"{float(X[(X < 0) | (X != np.round(X))][0]):g}. Name the layer of counts in setup_anndata(layer=...)."
+            )
+        self.module.start(X, [w[rows] for w in self._label_weights()])
+        self.nonnegative_ = bool(X.min() >= 0)
 
     def _label_weights(self) -> list[np.ndarray]:
         """Level weights (cells, levels) of each concept in the model's own cells."""
@@ -303,106 +305,6 @@ class CausCell(EffectsMixin, CounterfactualMixin, CausalModel):
             **kwargs,
         )
         self.module.finish()
-
-    # ------------------------------------------------------------------ embeddings
-
-    def _encode(self, tensors: dict[str, Tensor], representation: str) -> Tensor:
-        eps = self.module.inference(tensors[KEYS.X])["mean"]
-        if representation == "unexplained":
-            return eps[:, -1]
-        shown = eps if representation == "exogenous" else self.module.embed(eps)
-        return shown[:, :-1].flatten(1)
-
-    @torch.inference_mode()
-    @docs.dedent
-    def get_concept_embeddings(
-        self,
-        adata: AnnData | MuData | None = None,
-        *,
-        kind: str = "endogenous",
-        sample: bool = False,
-        seed: int = 0,
-        batch_size: int | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Embedding of each concept in each cell.
-
-        Parameters
-        ----------
-        %(query_adata)s
-        kind
-            ``"endogenous"``: after the structural model; ``"exogenous"``: what a concept has of its own.
-        sample
-            Draws in place of means. The denoiser sees draws; means show more of what is nearly hidden by their noise.
-        %(seed)s
-        %(batch_size)s
-
-        Returns
-        -------
-        Concept -> array (cells, n_latent), float32; ``"unexplained"`` as well.
-        """
-        if kind not in ("endogenous", "exogenous"):
-            raise unknown_name("kind of embedding", kind, ("endogenous", "exogenous"))
-        eps = self._exogenous(adata, n_samples=1 if sample else 0, seed=seed, batch_size=batch_size)[0]
-        tokens = self.module.embed(eps) if kind == "endogenous" else eps
-        arrays = tokens.cpu().numpy()
-        return {name: arrays[:, j] for j, name in enumerate([*self.concepts, "unexplained"])}
-
-    @torch.inference_mode()
-    @docs.dedent
-    def predict_concepts(
-        self,
-        adata: AnnData | MuData | None = None,
-        *,
-        soft: bool = False,
-        batch_size: int | None = None,
-    ) -> pd.DataFrame | dict[str, pd.DataFrame]:
-        """What cells say about their concepts.
-
-        Parameters
-        ----------
-        %(query_adata)s
-        soft
-            Give probabilities.
-        %(batch_size)s
-
-        Returns
-        -------
-        DataFrame cells x concepts with the most likely level (the expectation, for continuous concepts); with ``soft``
-        a frame cells x levels per concept.
-        """
-        tokens = self.module.embed(self._exogenous(adata, n_samples=0, batch_size=batch_size)[0])
-        names = self._cell_names(adata)
-        found = {}
-        for j, concept in enumerate(self.module.concepts):
-            p = self.module.heads[j](tokens[:, j]).softmax(1).cpu().numpy()
-            levels = pd.Index(concept.levels)
-            found[concept.name] = pd.DataFrame(p, names, levels) if soft else concept.named(p)
-        return found if soft else pd.DataFrame(found, index=names)
-
-    def _cell_names(self, adata: AnnData | MuData | None) -> pd.Index:
-        from sccausal.models._cells import take_modality
-
-        return (self.adata if adata is None else take_modality(adata)).obs_names
-
-    def _exogenous(
-        self, adata: AnnData | MuData | None, *, n_samples: int, seed: int = 0, batch_size: int | None = None
-    ) -> list[Tensor]:
-        """Exogenous parts (cells, concepts + 1, d): draws, or with ``n_samples=0`` the means."""
-        self._check_if_trained(warn=False)
-        self.module.eval()
-        with registered(self, self._filled(adata), as_control=True) as cells:
-            return self._exogenous_of(cells, n_samples, seed, batch_size)
-
-    def _exogenous_of(self, cells: AnnData, n_samples: int, seed: int, batch_size: int | None) -> list[Tensor]:
-        means, spreads = [], []
-        for tensors in self._make_data_loader(cells, batch_size=batch_size):
-            out = self.module.inference(tensors[KEYS.X])
-            means.append(out["mean"])
-            spreads.append(out["spread"])
-        mean, spread = torch.cat(means), torch.cat(spreads)
-        if n_samples == 0:
-            return [mean]
-        return [mean + spread * normal(mean.shape, mean, seed, 1, k) for k in range(n_samples)]
 
     def _assumptions(self) -> list[Check]:
         if self.adata is None:

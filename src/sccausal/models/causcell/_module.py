@@ -3,7 +3,7 @@ r"""Mathematics of CausCell: encoder, structural model of concepts, classifiers,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sccausal._errors import unknown_name
 from sccausal.data import KEYS
 from sccausal.models.causcell._concepts import Concept
 from sccausal.models.causcell._denoiser import Denoiser
 from sccausal.models.causcell._numbers import LabelPrior, NumberHead, NumberPrior, standard_knots
+from sccausal.models.causcell._space import CountSpace, ExpressionSpace
 from sccausal.models.causcell._terms import ConceptAdversaries, Conditionals
 from sccausal.nn.concepts import ConceptSCM, EdgeKind
 from sccausal.nn.diffusion import EMA
@@ -37,9 +39,6 @@ class CausCellModule(BaseModuleClass):
         Parents of each concept, as positions.
     """
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         n_genes: int,
@@ -61,8 +60,12 @@ class CausCellModule(BaseModuleClass):
         unexplained_weight: float = 1.0,
         consistency_weight: float = 1.0,
         ema_decay: float = 0.995,
+        gene_likelihood: Literal["gaussian", "nb"] = "gaussian",
     ) -> None:
         super().__init__()
+        if gene_likelihood not in ("gaussian", "nb"):
+            raise unknown_name("gene_likelihood", gene_likelihood, ("gaussian", "nb"))
+        self.gene_likelihood = gene_likelihood
         self.concepts, self.n_latent = list(concepts), n_latent
         m = len(self.concepts)
         self.weights = {
@@ -73,8 +76,7 @@ class CausCellModule(BaseModuleClass):
             "unexplained": unexplained_weight,
             "consistency": consistency_weight,
         }
-        self.register_buffer("mean", torch.zeros(n_genes))
-        self.register_buffer("scale", torch.ones(n_genes))
+        self.space = ExpressionSpace(n_genes) if gene_likelihood == "gaussian" else CountSpace(n_genes)
         self.dropout = nn.Dropout(dropout)
         self.encoder = nn.Sequential(
             nn.Linear(n_genes, n_encoder), nn.LayerNorm(n_encoder), nn.SiLU(), nn.Dropout(dropout),
@@ -83,7 +85,7 @@ class CausCellModule(BaseModuleClass):
         self.scm = ConceptSCM(parents, n_latent, edge, learn_edges)
         self.prior, self.heads = nn.ModuleList(), nn.ModuleList()
         for c in self.concepts:
-            if c.is_number:
+            if c.is_number and c.values is not None:
                 knots = standard_knots(c.values)
                 self.prior.append(NumberPrior(knots, n_latent))
                 self.heads.append(NumberHead(knots, n_latent))
@@ -94,26 +96,23 @@ class CausCellModule(BaseModuleClass):
         sizes = [c.n_levels for c in self.concepts]
         self.adversaries = ConceptAdversaries(sizes, [self.scm.ancestors(j) for j in range(m)], n_latent)
         self.conditionals = Conditionals(sizes, parents)
-        self.denoiser = Denoiser(n_genes, m + 1, n_latent, n_tokens, n_hidden, n_layers, dropout=dropout)
+        self.denoiser = Denoiser(self.space.n_dims, m + 1, n_latent, n_tokens, n_hidden, n_layers, dropout=dropout)
         self.ema = EMA(self, ema_decay)
 
     # ------------------------------------------------------------------ start and hooks of the plan
 
     @torch.no_grad()
-    def start(self, mean: np.ndarray, sd: np.ndarray, labels: Sequence[np.ndarray]) -> None:
+    def start(self, x: np.ndarray, labels: Sequence[np.ndarray]) -> None:
         """Standardise genes and count labels, on the training cells.
 
         Parameters
         ----------
-        mean, sd
-            Of each gene (genes,).
+        x
+            Expression (cells, genes).
         labels
             Level weights of each concept (cells, levels).
         """
-        self.mean.copy_(torch.as_tensor(mean))
-        # genes that hardly vary would be blown up to the size of all others
-        floor = 0.1 * float(np.median(sd[sd > 0])) if (sd > 0).any() else 1.0
-        self.scale.copy_(torch.as_tensor(np.maximum(sd, floor)))
+        self.space.start(x)
         self.conditionals.count(labels)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -129,10 +128,6 @@ class CausCellModule(BaseModuleClass):
         self.ema.copy_to(self)
 
     # ------------------------------------------------------------------ pieces
-
-    def standardised(self, x: Tensor) -> Tensor:
-        """Cells as the nets see them (n, genes)."""
-        return (x - self.mean) / self.scale
 
     def prior_mean(self, j: int, features: Tensor) -> Tensor:
         """Mean embedding of values of concept j: level weights (n, levels), or doses (n, targets)."""
@@ -151,11 +146,10 @@ class CausCellModule(BaseModuleClass):
     @auto_move_data
     def inference(self, x: Tensor, n_samples: int = 1) -> dict[str, Tensor]:
         """Exogenous parts of cells, the last one unexplained: mean, standard deviation, draw (n, concepts + 1, d)."""
-        y = self.standardised(x)
-        out = self.encoder(self.dropout(y.clamp(-10, 10))).view(len(x), -1, 2, self.n_latent)
+        out = self.encoder(self.dropout(self.space.standardised(x).clamp(-10, 10))).view(len(x), -1, 2, self.n_latent)
         mean, spread = out[:, :, 0], (0.5 * out[:, :, 1].clamp(-8, 1)).exp()
         eps = mean + spread * torch.randn_like(mean)
-        return {"y": y, "mean": mean, "spread": spread, "eps": eps, "z": self.embed(eps)}
+        return {"mean": mean, "spread": spread, "eps": eps, "z": self.embed(eps)}
 
     def embed(self, eps: Tensor, set_to: dict[int, Tensor] | None = None) -> Tensor:
         """Tokens (n, concepts + 1, d) of exogenous parts, under an intervention if ``set_to`` is given."""
@@ -164,11 +158,12 @@ class CausCellModule(BaseModuleClass):
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
     ) -> dict[str, Tensor]:
-        return {"y": inference_outputs["y"], "z": inference_outputs["z"]}
+        return {"x": tensors[KEYS.X], "z": inference_outputs["z"]}
 
     @auto_move_data
-    def generative(self, y: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """Noisy cells, what the net makes of them, and what it should have made."""
+    def generative(self, x: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """What the net makes of noisy cells, what it should have made, and the loss of the space noise is added in."""
+        y, space = self.space.training_code(x)
         # levels evenly spread in the logarithm, one stratum per cell: as good as twice the cells
         n = len(y)
         share = (torch.randperm(n, device=y.device) + torch.rand(n, device=y.device)) / n
@@ -176,7 +171,7 @@ class CausCellModule(BaseModuleClass):
         noisy = y + sigma.unsqueeze(1) * torch.randn_like(y)
         skip, out, _ = skip_scale(sigma, 1.0)
         target = (y - skip.unsqueeze(1) * noisy) / out.unsqueeze(1)
-        return {"guess": self.denoiser(noisy, sigma, self.denoiser.condition(z)), "target": target}
+        return {"guess": self.denoiser(noisy, sigma, self.denoiser.condition(z)), "target": target, "space": space}
 
     def loss(
         self,
@@ -189,9 +184,10 @@ class CausCellModule(BaseModuleClass):
         eps, z = inference_outputs["eps"], inference_outputs["z"]
         labels = [c.weights(tensors) for c in self.concepts]
         error = (generative_outputs["guess"] - generative_outputs["target"]).square().mean(1)
+        error = error + generative_outputs["space"]
         exogenous, endogenous = self._kl(inference_outputs, labels)
         w = self.weights
-        kl = (w["exogenous"] * exogenous.sum(1) + w["endogenous"] * endogenous) / self.mean.numel()
+        kl = (w["exogenous"] * exogenous.sum(1) + w["endogenous"] * endogenous) / self.space.n_dims
         logits = [head(z[:, j]) for j, head in enumerate(self.heads)]
         classifier = torch.stack([soft_entropy(a, y) for a, y in zip(logits, labels, strict=True)])
         unexplained, blocks = self.adversaries(eps, labels)

@@ -94,7 +94,7 @@ def change_cells(
     draw: int,
     batch_size: int | None,
 ) -> np.ndarray:
-    """Cells ``x (n, genes)`` plus the difference between two passes that share their noise.
+    """Cells ``x (n, genes)``, moved by the difference between two passes that share their noise.
 
     Parameters
     ----------
@@ -111,26 +111,28 @@ def change_cells(
     batch_size
         Cells computed together.
     """
-    moved = torch.nonzero((before != after).flatten(1).any(1)).ravel()
+    changed = torch.nonzero((before != after).flatten(1).any(1)).ravel()
     out = x.copy()
-    if len(moved) == 0:
+    if len(changed) == 0:
         return out
-    rng = np.random.default_rng([seed, 2, draw])
-    start = np.empty((0, 0), np.float32)
+    start = None
     if settings.abduction == "shared":
-        start = rng.standard_normal(x.shape, dtype=np.float32)
-    for part in moved.split(batch_size or _CHUNK):
+        start = normal((len(x), module.space.n_dims), before, seed, 2, draw)
+    for part in changed.split(batch_size or _CHUNK):
         rows = part.cpu().numpy()
-        cells = torch.as_tensor(x[rows]).to(module.mean)
-        noise = torch.as_tensor(start[rows]).to(module.mean) if start.size else None
-        change = _change(module, cells, before[part], after[part], noise, settings, [seed, 6, draw, int(rows[0])])
-        out[rows] += change.cpu().numpy()
+        cells = torch.as_tensor(x[rows]).to(before)
+        y = module.space.code(cells)
+        noise = None if start is None else start[part]
+        key = [seed, 6, draw, int(rows[0])]
+        moved = y + _change(module, y, before[part], after[part], noise, settings, key)
+        counted = np.random.default_rng([seed, 8, draw, int(rows[0])])
+        out[rows] = module.space.moved(cells, y, moved, counted).cpu().numpy()
     return out
 
 
 def _change(
     module: CausCellModule,
-    x: Tensor,
+    y: Tensor,
     before: Tensor,
     after: Tensor,
     noise: Tensor | None,
@@ -139,18 +141,17 @@ def _change(
 ) -> Tensor:
     levels = settings.levels()
     if noise is None:
-        y = module.standardised(x)
         pair = encode_pair(_denoiser(module, before), y, levels)
-        return (decode_pair(_denoiser(module, after), pair, levels) - y) * module.scale
+        return decode_pair(_denoiser(module, after), pair, levels) - y
     ends = []
     for tokens in (before, after):
         rng = np.random.default_rng(key)  # the same steps for both
 
         def fresh(rng: Any = rng) -> Tensor:
-            return torch.as_tensor(rng.standard_normal(tuple(x.shape), dtype=np.float32)).to(x)
+            return torch.as_tensor(rng.standard_normal(tuple(y.shape), dtype=np.float32)).to(y)
 
         ends.append(sample(_denoiser(module, tokens), levels[0].item() * noise, levels, settings.solver, noise=fresh))
-    return (ends[1] - ends[0]) * module.scale
+    return ends[1] - ends[0]
 
 
 def draw_cells(
@@ -158,23 +159,18 @@ def draw_cells(
 ) -> np.ndarray:
     """Cells (n, genes) drawn from noise under tokens (n, concepts + 1, d)."""
     levels = settings.levels()
-    noise = normal((len(tokens), len(module.mean)), module.mean, seed, 2, 0)
+    noise = normal((len(tokens), module.space.n_dims), tokens, seed, 2, 0)
     parts = []
     for part in torch.arange(len(tokens)).split(batch_size or _CHUNK):
         rng = np.random.default_rng([seed, 6, int(part[0])])
 
         def fresh(rng: Any = rng, n: int = len(part)) -> Tensor:
-            shape = (n, len(module.mean))
-            return torch.as_tensor(rng.standard_normal(shape, dtype=np.float32)).to(module.mean)
+            shape = (n, module.space.n_dims)
+            return torch.as_tensor(rng.standard_normal(shape, dtype=np.float32)).to(noise)
 
-        y = sample(
-            _denoiser(module, tokens[part]),
-            levels[0].item() * noise[part],
-            levels,
-            settings.solver,
-            noise=fresh,
-        )
-        parts.append((module.mean + module.scale * y).cpu().numpy())
+        start = levels[0].item() * noise[part]
+        y = sample(_denoiser(module, tokens[part]), start, levels, settings.solver, noise=fresh)
+        parts.append(module.space.drawn(y, np.random.default_rng([seed, 8, int(part[0])])).cpu().numpy())
     return np.concatenate(parts)
 
 
