@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from sccausal.data import KEYS, InterventionCodec
 from sccausal.nn.concepts import level_weights, topological_order
 
 ConceptKind = Literal["categorical", "ordered", "intervention", "continuous"]
-DAG = Mapping[str, Sequence[str]] | pd.DataFrame | Any
+DAG: TypeAlias = Mapping[str, Sequence[str]] | pd.DataFrame | Any
 """``{child: [parents]}``, a networkx DiGraph, or an adjacency frame (rows are sources, columns targets)."""
 
 _MAX_KNOTS = 8
