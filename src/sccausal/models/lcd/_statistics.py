@@ -135,7 +135,8 @@ def state_statistics(
     seen = (rows[treated] != 0).any(axis=0)
     pairs = np.zeros(N_FEATURES)
     single = (rows[treated] != 0).sum(axis=1) == 1
-    if effects != "none" and single.any() and not single.all():
+    # features of noisy effects are noise times noise: without shrinkage pairs stay additive
+    if effects == "shrunken" and single.any() and not single.all():
         # judged by effects from single interventions only: those fitted to the pairs as well have part of it
         alone = _singles(change[single], rows[treated][single], cells[single], n_control, spread, effects)
         safe = np.where(scale > 1e-8, scale, 1.0)
