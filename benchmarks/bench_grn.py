@@ -82,11 +82,16 @@ def on_batches(results: Results, seed: int, small: bool) -> None:
     rules: dict[str, Callable[[ad.AnnData, bool], Network]] = {
         "pearson": lambda a, _: Network.from_matrix(pearson(values(a)), list(a.var_names)),
         "ridge partial": lambda a, _: Network.from_matrix(ridge_partial(values(a)), list(a.var_names)),
+        "GENIE3": lambda a, _: Network.from_matrix(
+            genie3(values(a), np.arange(a.n_vars), seed=seed), list(a.var_names)
+        ),
         "tl.structure": lambda a, both: scc.tl.structure(a, batch_key="batch" if both else None),
         "tl.structure, no batches": lambda a, _: scc.tl.structure(a),
         "ScConCRL": lambda a, both: scconcrl(a, seed, **{k: v for k, v in domains.items() if both or k != "batch_key"}),
         "ScConCRL, no domains": lambda a, _: scconcrl(a, seed),
     }
+    if not small and find_spec("regdiffusion"):
+        rules["RegDiffusion"] = lambda a, _: Network.from_matrix(regdiffusion(values(a), seed), list(a.var_names))
     for confounded in (0.0, 0.6, 0.9):
         adata = two_batches(seed, confounded, small)
         parts = {"all": adata} | {b: adata[adata.obs["batch"] == b].copy() for b in adata.obs["batch"].cat.categories}

@@ -9,7 +9,7 @@ from sccausal.grn._network import Network
 
 # name -> module, loaded on first use
 _NAMES = {
-    "CliprResult": "sccausal.grn._clipr",
+    "CliprResult": "sccausal.grn._clipr_result",
     "Communities": "sccausal.grn._communities",
     "CohesionTest": "sccausal.grn._cohesion",
     "EdgeMixture": "sccausal.grn._strong_edges",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from sccausal.grn import CliprResult
-    from sccausal.grn._clipr import Estimator
+    from sccausal.grn._clipr_result import Estimator
 
 
 class PerturbationMeans(NamedTuple):

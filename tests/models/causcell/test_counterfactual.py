@@ -108,11 +108,11 @@ def test_shift_is_do_on_a_root(model, held_out):
 
 
 def test_exogenous_parts_do_not_tell_the_parents(model, cells, held_out):
-    eps = model.get_concept_embeddings(held_out, kind="exogenous", sample=True)
     z = model.get_concept_embeddings(held_out, sample=True)
+    # a probe of one draw scatters by 0.04 around chance, which is 0.5
+    draws = [model.get_concept_embeddings(held_out, kind="exogenous", sample=True, seed=s) for s in range(6)]
     for child, parent in (("b", "a"), ("c", "a"), ("d", "b")):
-        # chance is 0.5 with a standard error of 0.03; on so few cells a trace of b is left in d (0.60)
-        assert tells(eps[child], held_out.obs[parent]) < 0.66
+        assert np.mean([tells(eps[child], held_out.obs[parent]) for eps in draws]) < 0.56
     assert tells(z["b"], held_out.obs["a"]) > 0.7
     for name in "abc":
         own = tells(z[name], held_out.obs[name])

@@ -16,7 +16,7 @@ from sccausal.nn.score import fixed_points, score, stationary_path
 
 if TYPE_CHECKING:
     from sccausal.grn import CliprResult, Network
-    from sccausal.grn._clipr import Estimator
+    from sccausal.grn._clipr_result import Estimator
 
 Units = Literal["state", "standardised"]
 _MOST_STEPS = 200_000
