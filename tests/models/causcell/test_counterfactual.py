@@ -117,7 +117,8 @@ def test_exogenous_parts_do_not_tell_the_parents(model, cells, held_out):
     for name in "abc":
         own = tells(z[name], held_out.obs[name])
         assert own > (0.85 if name != "c" else 0.75)
-        assert tells(eps["unexplained"], held_out.obs[name]) < 1 / held_out.obs[name].nunique() + 0.12
+        rest = np.mean([tells(eps["unexplained"], held_out.obs[name]) for eps in draws])
+        assert rest < 1 / held_out.obs[name].nunique() + 0.12
 
 
 def test_own_label_returns_the_cell(model, held_out):
