@@ -208,7 +208,8 @@ def test_every_term_carries_a_share_of_the_gradient():
     x, batch, dose = _domains()
     module = started(x, batch, dose, sparsity="frobenius", condition_adversary_weight=1.0, acyclicity="logdet")
     tensors = batch_of(x, torch.tensor(batch)[:, None], torch.tensor(dose, dtype=torch.float32))
-    fit(module, tensors, 60)
+    # early in training: the gradient of a term that has reached its aim vanishes, whatever its weight
+    fit(module, tensors, 20)
     module.train()
     inference = module.inference(**module._get_inference_input(tensors))
     generative = module.generative(**module._get_generative_input(tensors, inference))
@@ -217,19 +218,14 @@ def test_every_term_carries_a_share_of_the_gradient():
     assert {"guide", "sparsity", "acyclicity", "population", "batch_adversary", "condition_adversary"} <= set(terms)
     elbo_loss = out.reconstruction_loss_sum / len(x) + out.kl_local_sum / len(x)
 
-    def sizes(value: torch.Tensor) -> list[float]:
+    def norm(value: torch.Tensor) -> float:
         grads = torch.autograd.grad(value, list(module.parameters()), retain_graph=True, allow_unused=True)
-        return [0.0 if g is None else float(g.norm()) for g in grads]
+        return float(sum((g**2).sum() for g in grads if g is not None)) ** 0.5
 
-    # a term may train parameters that the ELBO leaves alone: its share counts where it acts most
-    elbo = sizes(elbo_loss)
-    shares = {
-        name: max(g / (g + e) if g > 0 else 0.0 for g, e in zip(sizes(value), elbo, strict=True))
-        for name, value in terms.items()
-    }
-    # zero where its aim is reached: a graph without cycles
-    for name in set(shares) - {"acyclicity"}:
-        assert shares[name] > 0.01, (name, shares)
+    elbo = norm(elbo_loss)
+    shares = {name: norm(value) / elbo for name, value in terms.items()}
+    for name, share in shares.items():
+        assert share > 0.01, (name, shares)
 
 
 def test_switches_of_the_ablation():

@@ -12,13 +12,9 @@ from torch import Tensor
 
 from sccausal.grn._elastic_net import default_penalties, elastic_net_from_correlation
 from sccausal.models.scconcrl._components import line_of
+from sccausal.models.scconcrl._populations import Populations
 from sccausal.models.scconcrl._shrinkage import shrunken_response
-from sccausal.models.scconcrl._statistics import (
-    Populations,
-    TrainingStatistics,
-    ridge_graph,
-    shrunken_correlation,
-)
+from sccausal.models.scconcrl._statistics import TrainingStatistics, ridge_graph, shrunken_correlation
 from sccausal.nn.graph import acyclicity
 
 logger = logging.getLogger(__name__)
@@ -30,7 +26,7 @@ _LOOP_GAIN = 0.8
 
 
 class PopulationTargets(NamedTuple):
-    """Rows of the population loss as tensors; see :class:`~sccausal.models.scconcrl._statistics.Populations`."""
+    """Rows of the population loss as tensors; see :class:`~sccausal.models.scconcrl._populations.Populations`."""
 
     control: Tensor
     dose: Tensor

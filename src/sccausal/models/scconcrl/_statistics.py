@@ -4,57 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from sccausal.models.scconcrl._alignment import BatchOffsets, SmallPopulations, align_batches, small_populations
+from sccausal.models.scconcrl._populations import Groups, Populations, changes_of, on_log_of_means, over_batches
 
 logger = logging.getLogger(__name__)
 
-_MIN_CELLS = 5
 _MAX_FOR_AXES = 5000
 _MIN_CONTROLS = 30
 N_REFERENCE = 256
-
-
-@dataclass
-class Populations:
-    """Mean changes under intervention, one row per population (stratum x batch) and intervention.
-
-    Attributes
-    ----------
-    dose
-        Doses (R, T).
-    state
-        Mean state of the population's control cells (R, d).
-    control
-        Their mean features (R, m).
-    change
-        Observed mean change of the features (R, m).
-    variance
-        Sampling variance of the change (R, m).
-    weight
-        Effective number of cells behind the change (R,).
-    stratum
-        Code of the stratum (R,).
-    treated
-        Code of the treated group (R,).
-    """
-
-    dose: np.ndarray
-    state: np.ndarray
-    control: np.ndarray
-    change: np.ndarray
-    variance: np.ndarray
-    weight: np.ndarray
-    stratum: np.ndarray
-    treated: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.weight)
 
 
 @dataclass
@@ -101,17 +64,6 @@ class TrainingStatistics:
     """Cells behind the correlations."""
     reference: SmallPopulations
     state_sd: np.ndarray
-
-
-@dataclass
-class _Groups:
-    # cells that share stratum, batch and intervention
-    stratum: np.ndarray
-    batch: np.ndarray
-    dose: np.ndarray
-    n: np.ndarray
-    mean: np.ndarray
-    var: np.ndarray
 
 
 @dataclass
@@ -206,11 +158,11 @@ def training_statistics(
         groups = _group(X, first, batch, dose, intervention, log_counts)
         if log_counts:
             natural = _group(X, first, batch, dose, intervention, log_counts, natural=True)
-    populations, unmatched = _populations(groups, domains)
+    populations, unmatched = changes_of(groups, lambda x, b, d: domains.clean(x, b, d)[1])
     if populations is not None and log_counts:
-        populations = _on_log_of_means(populations, groups, natural)
+        populations = on_log_of_means(populations, groups, natural)
     if populations is not None:
-        populations = _over_batches(populations, groups)
+        populations = over_batches(populations, groups)
     return TrainingStatistics(*moments, populations, unmatched, rate, *shared)
 
 
@@ -249,7 +201,7 @@ def _group(
     intervention: np.ndarray,
     log_counts: bool,
     natural: bool = False,
-) -> _Groups:
+) -> Groups:
     keys = np.column_stack([stratum, batch, intervention])
     _, first, code = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     code = np.asarray(code).ravel()
@@ -266,10 +218,10 @@ def _group(
     n = np.bincount(code, minlength=n_groups).astype(float)
     mean = total / n[:, None]
     var = np.maximum(square / n[:, None] - mean**2, 0.0)
-    return _Groups(stratum[first], np.asarray(batch)[first], np.asarray(dose)[first], n, mean, var)
+    return Groups(stratum[first], np.asarray(batch)[first], np.asarray(dose)[first], n, mean, var)
 
 
-def _moments(groups: _Groups) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _moments(groups: Groups) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     share = (groups.n / groups.n.sum())[:, None]
     mean = (share * groups.mean).sum(0)
     var = (share * (groups.var + (groups.mean - mean) ** 2)).sum(0)
@@ -278,7 +230,7 @@ def _moments(groups: _Groups) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean, sd, np.maximum(sd, 1e-2) + 0.05 * sd.max()
 
 
-def _domain_effects(groups: _Groups, n_batch: int) -> tuple[np.ndarray, np.ndarray]:
+def _domain_effects(groups: Groups, n_batch: int) -> tuple[np.ndarray, np.ndarray]:
     # weighted least squares of group means on batch, dose and stratum: composition then counts for neither domain
     strata, stratum = np.unique(groups.stratum, return_inverse=True)
     design = np.hstack([np.eye(n_batch)[groups.batch], groups.dose, np.eye(len(strata))[stratum]])
@@ -368,71 +320,3 @@ def _cluster(state: np.ndarray, seed: int) -> np.ndarray:
     n_clusters = int(np.clip(len(state) // 100, 1, 12))
     labels = MiniBatchKMeans(n_clusters, random_state=seed, n_init=3).fit_predict(state)
     return np.asarray(labels, dtype=np.int64)
-
-
-def _populations(groups: _Groups, domains: _Domains) -> tuple[Populations | None, list[tuple[int, int]]]:
-    is_control: np.ndarray = np.abs(groups.dose).sum(axis=1) == 0
-    control = {(s, b): i for i, (s, b) in enumerate(zip(groups.stratum, groups.batch, strict=True)) if is_control[i]}
-    # the variance of a gene in a handful of cells is drawn towards its variance everywhere
-    pooled = (groups.n[:, None] * groups.var).sum(0) / groups.n.sum()
-    var = (groups.n[:, None] * groups.var + 10 * pooled) / (groups.n[:, None] + 10) + 1e-3
-    treated, matched, unmatched = [], [], []
-    for i in np.flatnonzero(~is_control):
-        key = (groups.stratum[i], groups.batch[i])
-        j = control.get(key)
-        if groups.n[i] < _MIN_CELLS:
-            continue
-        if j is None or groups.n[j] < _MIN_CELLS:
-            unmatched.append((int(key[0]), int(key[1])))
-            continue
-        treated.append(i)
-        matched.append(j)
-    if not treated:
-        return None, unmatched
-    n1, n0 = groups.n[treated], groups.n[matched]
-    _, state = domains.clean(groups.mean[matched], groups.batch[matched], groups.dose[matched])
-    populations = Populations(
-        dose=groups.dose[treated],
-        state=state,
-        control=groups.mean[matched],
-        change=groups.mean[treated] - groups.mean[matched],
-        variance=var[treated] / n1[:, None] + var[matched] / n0[:, None],
-        weight=n1 * n0 / (n1 + n0),
-        stratum=np.asarray(matched),
-        treated=np.asarray(treated),
-    )
-    return populations, unmatched
-
-
-def _over_batches(rows: Populations, groups: _Groups) -> Populations:
-    """Average the changes of one stratum under one intervention over its batches.
-
-    They are differences within a batch, so no batch effect is left in them; kept apart, the small differences in state
-    between batches of one stratum would stand beside large differences in noise, and slopes would be fitted to those.
-    """
-    keys = np.column_stack([groups.stratum[rows.treated], rows.dose])
-    _, first, code = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    share = np.zeros((len(first), len(rows)))
-    share[np.ravel(code), np.arange(len(rows))] = rows.weight
-    weight = share.sum(1)
-    share /= weight[:, None]
-    return Populations(
-        dose=rows.dose[first],
-        state=share @ rows.state,
-        control=share @ rows.control,
-        change=share @ rows.change,
-        variance=share**2 @ rows.variance,
-        weight=weight,
-        stratum=groups.stratum[rows.treated[first]],
-        treated=rows.treated[first],
-    )
-
-
-def _on_log_of_means(rows: Populations, groups: _Groups, natural: _Groups) -> Populations:
-    # a count model predicts the mean of counts; log1p of the mean is what its profile can be compared with
-    level = np.log1p(natural.mean)
-    spread = (natural.var + 1e-3) / (1 + natural.mean) ** 2
-    one, zero = rows.treated, rows.stratum
-    change = level[one] - level[zero]
-    variance = spread[one] / groups.n[one, None] + spread[zero] / groups.n[zero, None]
-    return replace(rows, change=change, variance=variance)
