@@ -149,6 +149,18 @@ def test_the_perturbed_column_may_have_any_name_and_order(study):
     assert set(frame["group"]) == {"X+Y", "B", "C", "D"}
 
 
+def test_names_of_strata_keep_a_plus_and_targets_any_order(study):
+    predictions, true, control = study
+    good = predictions["good"].copy()
+    for adata in (good, true := true.copy(), control := control.copy()):
+        adata.obs["cell_type"] = "CD14+ Monocytes"
+    true.obs["intervention"] = true.obs["intervention"].astype(str).replace({"A": "B+A", "B": "stim+"})
+    good.obs["intervention"] = good.obs["intervention"].astype(str).replace({"A": "A+B", "B": "stim+"})
+    frame = m.evaluate_predictions({"good": good}, true, control, by=("intervention", "cell_type"), metrics=["rmse"])
+    assert set(frame["intervention"]) == {"A+B", "stim+", "C", "D"}
+    assert set(frame["cell_type"]) == {"CD14+ Monocytes"}
+
+
 def test_gene_order_does_not_matter(study):
     predictions, true, control = study
     turned = predictions["good"][:, ::-1].copy()

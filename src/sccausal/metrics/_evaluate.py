@@ -112,10 +112,14 @@ def evaluate_predictions(
     strata = [c for c in columns if c != "intervention"]
     order = gene_names(true) if genes is None else pd.Index([str(g) for g in genes])
     names = {c: c for c in columns} | {"intervention": intervention_key or "intervention"}
-    truth = _side(true, "The true cells", order, [names[c] for c in columns], sep, layer)
+    truth = _side(true, "The true cells", order, [names[c] for c in columns], sep, layer, names["intervention"])
     base = _side(control, "The control cells", order, strata, sep, layer)
     sides = {m: _side(p, f"The prediction of {m!r}", order, columns, sep) for m, p in predictions.items()}
-    extra = None if context is None else _side(context, "`context`", order, [names[c] for c in columns], sep, layer)
+    extra = (
+        None
+        if context is None
+        else _side(context, "`context`", order, [names[c] for c in columns], sep, layer, names["intervention"])
+    )
     groups: list[Key] = sorted(set(truth.keys))
     _check_groups(groups, sides, base, columns)
     fixed = None if reference is None else np.asarray(reference, dtype=np.float64)
@@ -217,16 +221,31 @@ def _rows(method: str, key: Key, columns: list[str], scores: Mapping[str, float]
     ]
 
 
-def _side(adata: AnnData, what: str, genes: pd.Index, columns: list[str], sep: str, layer: str | None = None) -> _Side:
+def _side(
+    adata: AnnData,
+    what: str,
+    genes: pd.Index,
+    columns: list[str],
+    sep: str,
+    layer: str | None = None,
+    perturbed: str = "intervention",
+) -> _Side:
     parts = []
     for column in columns:
         if column not in adata.obs:
             raise unknown_name("column", column, adata.obs.columns, f"obs of {what[0].lower()}{what[1:]}")
         if adata.obs[column].isna().any():
             raise InputDataError(f"{what} has no {column!r} in {int(adata.obs[column].isna().sum())} cells.")
-        parts.append([sep.join(sorted(v.split(sep))) for v in adata.obs[column].astype(str)])
+        values = adata.obs[column].astype(str)
+        # names of strata keep the separator they may hold ("CD14+ Monocytes")
+        parts.append(values.map({v: _one_order(v, sep) for v in values.unique()}) if column == perturbed else values)
     keys: list[Key] = list(zip(*parts, strict=True)) if parts else [()] * adata.n_obs
     return _Side(matrix(adata, what, genes, layer=layer), pd.Series(keys, dtype=object))
+
+
+def _one_order(label: str, sep: str) -> str:
+    targets = label.split(sep)
+    return sep.join(sorted(targets)) if all(t.strip() for t in targets) else label
 
 
 def _check_groups(groups: list[Key], sides: Mapping[str, _Side], base: _Side, columns: list[str]) -> None:
