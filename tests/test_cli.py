@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from sccausal._cli import _parse_arguments, app
 from sccausal._errors import SetupError
+from sccausal._fit_model import train_model
 from sccausal._steps import Steps
-from sccausal._workflow import FitSettings, train_model
+from sccausal._workflow import FitSettings
 from sccausal.grn import Network
 
 runner = CliRunner()

@@ -98,7 +98,7 @@ def demo(
 def fit(
     file: Annotated[Path, typer.Argument(help="Cells, .h5ad with counts or log1p values.", show_default=False)],
     out: OutDir,
-    model: Annotated[str, typer.Option(help="Model; scconcrl is the one there is.")] = "scconcrl",
+    model: Annotated[str, typer.Option(help="scconcrl, gcrlvae, discrepancyvae, lcd, causcell, citevae.")] = "scconcrl",
     condition_key: Annotated[str | None, typer.Option(help="obs column of the condition to predict.")] = None,
     intervention_key: Annotated[
         str | None, typer.Option(help='obs column of interventions ("A", "A+B", control), in place of a condition.')
@@ -106,13 +106,21 @@ def fit(
     control: Annotated[str | None, typer.Option(help="Label of the untreated cells in that column.")] = None,
     labels_key: Annotated[str | None, typer.Option(help="obs column of cell types.")] = None,
     batch_key: Annotated[str | None, typer.Option(help="obs column of batches.")] = None,
+    time_key: Annotated[str | None, typer.Option(help="obs column of times (causcell, citevae).")] = None,
+    concept: Annotated[
+        list[str] | None, typer.Option(help="obs column of a concept (causcell); may be repeated.")
+    ] = None,
+    edge: Annotated[
+        list[str] | None, typer.Option(help="PARENT->CHILD in the graph of concepts (causcell); may be repeated.")
+    ] = None,
+    activities: Annotated[Path | None, typer.Option(help="Sets of genes, .gmt (gcrlvae).")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the expression; default X.")] = None,
     sep: Annotated[str, typer.Option(help="What stands between the targets of a combination.")] = "+",
     hold_out: Annotated[
         str,
         typer.Option(
             help="Kept out of training to compare the model with simple rules: a cell type (with a condition), a "
-            "double intervention, 'auto' or 'none' (train on every cell)."
+            "double or an intervention, 'auto' or 'none' (train on every cell)."
         ),
     ] = "auto",
     genes: Annotated[int, typer.Option(help="Variable genes to keep beside those that respond; 0 keeps all.")] = 2000,
@@ -137,6 +145,10 @@ def fit(
         control=control,
         labels_key=labels_key,
         batch_key=batch_key,
+        time_key=time_key,
+        concepts=tuple(concept or ()),
+        edges=tuple(edge or ()),
+        activities=None if activities is None else str(activities),
         layer=layer,
         sep=sep,
         hold_out=hold_out,

@@ -143,8 +143,10 @@ def key_gene_table(model: Any, out: Path, steps: Steps) -> None:
     targets = list(model.perturbation.targets)
     tables = [tl.key_genes(model, t, n_top=_MAX_KEY_GENES).assign(intervention=t) for t in targets[:50]]
     pd.concat(tables).to_csv(out / "key_genes.csv", index=False)
-    best = tables[0][["gene", "score", "sign", "log_fc", "rank_log_fc"]].head(8)
-    steps.table(best, f"Genes that {targets[0]} moves most, in the model and as observed")
+    # a target seen in combinations only has no change of its own to stand beside the model's
+    shown = next((t for t in tables if t["log_fc"].notna().any()), tables[0])
+    best = shown[["gene", "score", "sign", "log_fc", "rank_log_fc"]].head(8)
+    steps.table(best, f"Genes that {shown['intervention'].iloc[0]} moves most, in the model and as observed")
 
 
 def identifiability(model: Any, out: Path, steps: Steps) -> None:
@@ -157,22 +159,28 @@ def identifiability(model: Any, out: Path, steps: Steps) -> None:
     steps.table(frame[shown], "Assumptions of the method on these cells; more in identifiability.csv")
 
 
-def embedding(model: Any, adata: AnnData, split: Split | None, settings: FitSettings, out: Path) -> None:
-    """UMAP of expression before and after integration; cells with both as h5ad."""
+def embedding(model: Any, adata: AnnData, split: Split | None, settings: FitSettings, out: Path, steps: Steps) -> None:
+    """UMAP of expression, and of integrated expression or else the latent space; cells with both as h5ad."""
     import matplotlib.pyplot as plt
 
     adata = adata.copy()
-    adata.obsm[f"X_{settings.model.lower()}"] = model.get_latent_representation(adata)
-    adata.layers["integrated"] = integrated = model.get_normalized_expression(adata, return_numpy=True)
+    adata.obsm[f"X_{settings.model.lower()}"] = after = model.get_latent_representation(adata)
+    name = f"latent of {type(model).__name__}"
+    try:
+        adata.layers["integrated"] = after = model.get_normalized_expression(adata, return_numpy=True)
+        name = "integrated"
+    except NotImplementedError:  # raised by scvi-tools for models that do not integrate
+        steps.say(f"{type(model).__name__} does not integrate expression; shown are its latent coordinates")
     if split is not None:
         split.apply(adata, "set")
     adata.obsm["X_umap_before"] = _umap(adata.X, settings.seed)
-    adata.obsm["X_umap_after"] = _umap(integrated, settings.seed)
-    columns = [k for k in (settings.batch_key, settings.labels_key, settings.target) if k is not None]
+    adata.obsm["X_umap_after"] = _umap(after, settings.seed)
+    keys = (settings.batch_key, settings.labels_key, settings.time_key, *settings.concepts, settings.target)
+    columns = list(dict.fromkeys(k for k in keys if k is not None))
     figure, axes = plt.subplots(2, len(columns), figsize=(3.1 * len(columns), 5.2), squeeze=False, layout="constrained")
-    for row, when in zip(axes, ("before", "after"), strict=True):
+    for row, when, what in zip(axes, ("before", "after"), ("expression", name), strict=True):
         for ax, key in zip(row, columns, strict=True):
-            _scatter(ax, adata.obsm[f"X_umap_{when}"], adata.obs[key].astype(str), f"{key}, {when}", when == "after")
+            _scatter(ax, adata.obsm[f"X_umap_{when}"], adata.obs[key].astype(str), f"{key}, {what}", when == "after")
     figure.savefig(out / "umap.png", dpi=200, bbox_inches="tight")
     _close()
     adata.write_h5ad(out / "cells.h5ad")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sccausal._errors import FileFormatError, InputDataError, SetupError, unknown_name
+from sccausal._fit_model import check_model, train_model
 from sccausal._steps import Steps, finished, open_folder, quiet_libraries, write_json
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from sccausal.data import Split
-
-MODELS = {"scconcrl": "ScConCRL"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,10 @@ class FitSettings:
     labels_key: str | None = None
     batch_key: str | None = None
     layer: str | None = None
+    time_key: str | None = None
+    concepts: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+    activities: str | None = None
     sep: str = "+"
     hold_out: str = "auto"
     n_genes: int = 2000
@@ -42,14 +45,13 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.model.lower() not in MODELS:
-            raise unknown_name("model", self.model, MODELS, "the command line")
         if (self.condition_key is None) == (self.intervention_key is None):
             raise SetupError("Name what is to be predicted by exactly one of --condition-key and --intervention-key.")
         if self.likelihood not in ("gaussian", "nb", "zinb"):
             raise unknown_name("likelihood", self.likelihood, ("gaussian", "nb", "zinb"))
         if self.n_genes < 0 or (self.epochs is not None and self.epochs < 1):
             raise SetupError("--genes cannot be negative and --epochs must be at least 1.")
+        check_model(self)
 
     @property
     def target(self) -> str:
@@ -103,9 +105,11 @@ def prepare(adata: AnnData, settings: FitSettings) -> AnnData:
     from sccausal.data import check_matrix, check_obs_column
     from sccausal.metrics import log1p_norm
 
-    for name in ("labels_key", "batch_key"):
+    for name in ("labels_key", "batch_key", "time_key"):
         if getattr(settings, name) is not None:
             check_obs_column(adata, getattr(settings, name), name)
+    for concept in settings.concepts:
+        check_obs_column(adata, concept, "concept")
     column = check_obs_column(adata, settings.target, "condition_key or intervention_key")
     levels = sorted(column.astype(str).unique())
     if settings.control is None:
@@ -160,8 +164,8 @@ def run_pipeline(
         summary["edges"] = report.network(model, out, steps, truth=truth, adata=train)
         report.key_gene_table(model, out, steps)
         report.identifiability(model, out, steps)
-    with steps("Embed the cells before and after integration"):
-        report.embedding(model, adata, split, settings, out)
+    with steps("Embed the cells"):
+        report.embedding(model, adata, split, settings, out, steps)
     summary["seconds"] = steps.seconds
     write_json(out / "summary.json", summary)
     steps.console.print(f"[bold]Results are in {out}[/]: " + ", ".join(sorted(p.name for p in out.iterdir())))
@@ -201,7 +205,8 @@ def choose_split(adata: AnnData, settings: FitSettings) -> Split | None:
     """What ``--hold-out`` means for these cells.
 
     ``auto`` holds out the cell type whose number of treated cells is the median; without cell types, a fifth of the
-    combinations whose parts are seen; nothing if there is neither.
+    combinations whose parts are seen; nothing if there is neither. Without combinations, a named intervention is held
+    out as a whole.
     """
     from sccausal import pp
 
@@ -228,42 +233,11 @@ def choose_split(adata: AnnData, settings: FitSettings) -> Split | None:
     if combinations:
         held_doubles = None if settings.hold_out == "auto" else settings.hold_out
         return pp.split(adata, "unseen_doubles", hold_out=held_doubles, **keys)
-    if settings.hold_out != "auto":
-        raise SetupError("--hold-out needs cell types (--condition-key with --labels-key) or combined interventions.")
-    return None
-
-
-def train_model(train: AnnData, out: Path, settings: FitSettings, steps: Steps, *, resume: bool) -> Any:
-    """The trained model: the one in ``out`` if the same run finished it, otherwise a new one, saved there."""
-    import scvi
-
-    from sccausal import models
-
-    folder = out / "model"
-    if resume and (folder / "model.json").is_file():
-        steps.say("taken from the folder; --overwrite trains anew")
-        return models.load_model(folder)
-    cls = models.model_classes()[MODELS[settings.model.lower()]]
-    scvi.settings.seed = settings.seed
-    cls.setup_anndata(
-        train,
-        layer=None if settings.likelihood == "gaussian" else "counts",
-        batch_key=settings.batch_key,
-        labels_key=settings.labels_key,
-        control=settings.control,
-        sep=settings.sep,
-        **settings.perturbed,
-    )
-    arguments: dict[str, Any] = {"gene_likelihood": settings.likelihood, **settings.model_kwargs}
-    if settings.regulators is not None:
-        arguments["regulators"] = list(settings.regulators)
-    try:
-        model = cls(train, **arguments)
-    except TypeError as error:
-        raise SetupError(f"{cls.__name__} does not take an argument given by --set: {error}") from error
-    model.train(max_epochs=settings.epochs, checkpoint_dir=str(out / "checkpoint"))
-    model.save(folder, save_anndata=True, overwrite=True)
-    return model
+    if settings.hold_out == "auto":
+        return None
+    if settings.intervention_key is None:
+        raise SetupError("--hold-out needs cell types (--condition-key with --labels-key) or --intervention-key.")
+    return pp.split(adata, "leave_intervention_out", hold_out=settings.hold_out, **keys)
 
 
 def run_predict(
