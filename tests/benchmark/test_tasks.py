@@ -7,8 +7,10 @@ import pytest
 
 from sccausal import benchmark
 from sccausal import metrics as m
+from sccausal._errors import InputDataError
 from sccausal.benchmark._notices import notices
 from sccausal.benchmark._results import load_results, load_runs, scaled, table
+from sccausal.benchmark._task import Request
 
 CHEAP = ("time", "counterfactual", "disentangle", "identify", "sampler", "structure")
 
@@ -72,6 +74,46 @@ def test_discriminants_hold_concepts_apart_and_principal_components_do_not(tmp_p
     leakage = means(frame, "excess_leakage")
     assert leakage["linear discriminants"] < 0.5 * leakage["PCA"]
     assert leakage["true labels"] == 0
+
+
+def test_interactions_are_scored_on_cells_that_methods_do_not_see(tmp_path):
+    frame = run("interactions", tmp_path / "out")
+    pearson, fit = means(frame, "interaction_pearson"), means(frame, "gi_fit_error")
+    assert abs(pearson["additive"]) < 0.1 < 0.3 < pearson["duplicate"]
+    # a rule that has nothing to say about the very pair is near chance; the duplicate is far better
+    assert abs(pearson["scaled additive"]) < 0.5 * pearson["duplicate"]
+    # no change at all is a fit of 0, which is worse than that of any sum
+    assert fit["duplicate"] < 0.5 * fit["additive"] < 0.5 * 0.8 * fit["no change"]
+    ranks = means(frame, "gi_fit_rank")
+    assert ranks["matching mean"] == 0 < ranks["duplicate"]
+    request = Request(0, True, None)
+    task = benchmark.get_task("interactions")
+    dataset = task.datasets[0]
+    case = next(iter(task.cases(dataset.load(request), dataset, request)))
+    train, asked = case.problem.train, case.problem.interventions
+    assert not set(train.obs_names) & set(case.truth.obs_names)
+    assert "counterfactual_mean" not in case.truth.layers
+    parts = {p for name in asked for p in name.split("+")}
+    assert parts - set(asked) == set()
+    for cells in (train, case.truth):
+        assert {*parts, "control"} <= set(cells.obs["intervention"].astype(str))
+    pairs = {n for n in asked if "+" in n}
+    assert not pairs & set(train.obs["intervention"].astype(str))
+    scored = frame[(frame["metric"] == "gi_fit_error") & (frame["method"] == "additive")]["group"]
+    assert len(scored) == len(pairs)
+    answer = benchmark.methods("interactions")["additive"].answer(case)
+    with pytest.raises(InputDataError, match="pairs and their parts"):
+        task.score(case, answer[answer.obs["intervention"].astype(str).str.contains("+", regex=False).to_numpy()])
+
+
+def test_interactions_of_all_pairs_are_scored_whatever_the_order_of_their_parts():
+    task, request = benchmark.get_task("doubles"), Request(0, True, None)
+    dataset = task.datasets[1]
+    case = next(iter(task.cases(dataset.load(request), dataset, request)))
+    asked = case.problem.interventions
+    assert any(name != "+".join(sorted(name.split("+"))) for name in asked)
+    frame = task.score(case, benchmark.methods("doubles")["additive"].answer(case))
+    assert set(frame.loc[frame["metric"] == "interaction_pearson", "group"]) == set(asked)
 
 
 def test_norman_keeps_the_known_order_and_is_called_thin_and_saturated(test_data, tmp_path):

@@ -18,10 +18,21 @@ ENVIRONMENT = "SCCAUSAL_DATA"
 def data_folder(folder: str | Path | None = None) -> Path | None:
     """Folder of the real data sets: the argument, else the environment variable ``SCCAUSAL_DATA``, else ``None``.
 
+    Parameters
+    ----------
+    folder
+        Folder, or ``None`` to look at the environment.
+
     Raises
     ------
     sccausal._errors.SetupError
         The named folder does not exist.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import data_folder
+    >>> data_folder(".").is_dir()
+    True
     """
     named = folder if folder is not None else os.environ.get(ENVIRONMENT)
     if not named:

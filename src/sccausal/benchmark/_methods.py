@@ -31,6 +31,12 @@ class Method:
         Whether ``run`` takes the case with its truth.
     applies
         Whether the method can answer a problem; default always.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import methods
+    >>> methods("doubles")["additive"].kind
+    'baseline'
     """
 
     name: str
@@ -107,7 +113,19 @@ def register(
 
 
 def methods(task: str) -> dict[str, Method]:
-    """Methods of a task by name, in the order of registration."""
+    """Methods of a task by name, in the order of registration.
+
+    Parameters
+    ----------
+    task
+        Name of the task.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import methods
+    >>> "additive" in methods("doubles")
+    True
+    """
     get_task(task)  # its module registers the rules and models that stand
     return dict(_REGISTRY[task])
 

@@ -48,6 +48,13 @@ def write_report(out: str | Path, *, n_boot: int = 1000) -> dict[str, Path]:
     ------
     sccausal._errors.SetupError
         The folder holds no finished run.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import run, write_report
+    >>> records = run("identify", "results", models=(), seeds=1, small=True, progress=False)
+    >>> sorted(write_report("results", n_boot=20))
+    ['html', 'markdown', 'scores', 'summary']
     """
     root = Path(out)
     frame, runs = load_results(root), load_runs(root)

@@ -46,6 +46,13 @@ def load_results(out: str | Path) -> pd.DataFrame:
     ------
     sccausal._errors.SetupError
         The folder holds no finished run.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import load_results, run
+    >>> records = run("identify", "results", models=(), seeds=1, small=True, progress=False)
+    >>> load_results("results").columns[:4].tolist()
+    ['task', 'dataset', 'case', 'method']
     """
     rows = []
     for record in iterate_records(Path(out)):

@@ -80,6 +80,13 @@ def run(
         The task, a data set or a model is not known.
     sccausal._errors.SetupError
         Data are missing, or the folder holds runs of the other size.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import run
+    >>> records = run("identify", "results", models=(), seeds=1, small=True, progress=False)
+    >>> sorted({record["status"] for record in records})
+    ['done']
     """
     if seeds < 1:
         raise SetupError(f"`seeds` must be at least 1, got {seeds}.")
@@ -127,6 +134,13 @@ def export_cases(
     Returns
     -------
     Folders of the cases.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import export_cases
+    >>> folders = export_cases("identify", "questions", small=True)
+    >>> sorted(path.name for path in folders[0].iterdir())
+    ['cells.h5ad', 'problem.json', 'train.h5ad']
     """
     chosen, place = get_task(task), data_folder(folder)
     dataset = _datasets(chosen, None if data is None else [data], place)[0]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TASK_NAMES = (
     "doubles",
+    "interactions",
     "condition",
     "time",
     "counterfactual",
@@ -48,6 +49,13 @@ class Keys:
         Column with the labels of the perturbed variable, where ``intervention_key`` is an ``obsm`` frame.
     sep
         String between the targets of a combination.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import Keys
+    >>> keys = Keys(condition_key="condition", control="control", labels_key="cell_type")
+    >>> keys.target, keys.setup()
+    ('condition', {'condition_key': 'condition', 'control': 'control', 'labels_key': 'cell_type'})
     """
 
     intervention_key: str | None = None
@@ -83,7 +91,24 @@ class Keys:
 
 
 class Request(NamedTuple):
-    """What a data source is asked for."""
+    """What a data source is asked for.
+
+    Parameters
+    ----------
+    seed
+        Seed of simulators and draws.
+    small
+        Whether the shortest run is wanted.
+    folder
+        Folder of the real data, or ``None``.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import Request, get_task
+    >>> data = get_task("identify").datasets[0]
+    >>> data.load(Request(seed=0, small=True)).n_obs > 0
+    True
+    """
 
     seed: int
     small: bool
@@ -108,6 +133,13 @@ class Dataset:
         What a reader of results has to know about the data; printed in the report.
     options
         What is held out, as the task reads it.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import Dataset, Keys
+    >>> from sccausal.datasets import kang_2018
+    >>> Dataset("kang", lambda request: kang_2018(), Keys(condition_key="condition", control="control")).name
+    'kang'
     """
 
     name: str
@@ -140,6 +172,16 @@ class Problem:
         Cells to encode, integrate or answer counterfactuals for, without their truth.
     extra
         What a task hands over besides, as its page says.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import Request, get_task
+    >>> task = get_task("identify")
+    >>> data = task.datasets[0]
+    >>> request = Request(seed=0, small=True)
+    >>> problem = next(task.cases(data.load(request), data, request)).problem
+    >>> problem.task, problem.train.n_obs > 0
+    ('identify', True)
     """
 
     task: str
@@ -170,6 +212,16 @@ class Case:
         Numbers about the data that the report prints (cells, groups, genes with an effect, ...).
     held_out
         What was held out, in words.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import Request, get_task
+    >>> task = get_task("identify")
+    >>> data = task.dataset(task.datasets[0].name)
+    >>> request = Request(seed=0, small=True)
+    >>> case = next(task.cases(data.load(request), data, request))
+    >>> case.problem.task, len(case.fingerprint()) > 0
+    ('identify', True)
     """
 
     problem: Problem
@@ -215,6 +267,13 @@ class Task:
         The method that changes nothing.
     paired_by
         What a pair of the paired test is, in words.
+
+    Examples
+    --------
+    >>> from sccausal.benchmark import get_task
+    >>> task = get_task("doubles")
+    >>> task.question
+    'What do cells look like under two interventions together, when only each alone was measured?'
     """
 
     name: str
@@ -245,6 +304,11 @@ class Task:
 
 def get_task(name: str) -> Task:
     """Task by name.
+
+    Parameters
+    ----------
+    name
+        Name of the task.
 
     Raises
     ------

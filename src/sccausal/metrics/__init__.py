@@ -72,7 +72,7 @@ from sccausal.metrics._graph import (
 from sccausal.metrics._info import METRICS, MetricInfo
 from sccausal.metrics._input import log1p_norm
 from sccausal.metrics._integration import integration_scores
-from sccausal.metrics._interaction import gi_scores, interaction_auprc, interaction_scores
+from sccausal.metrics._interaction import gi_ranks, gi_scores, interaction_auprc, interaction_scores
 from sccausal.metrics._latent import Matching, latent_scores, match_latents, mcc, r2_probe
 from sccausal.metrics._saturation import saturation
 from sccausal.metrics._scaled import add_scaled, dynamic_range, scaled_score, summarise
@@ -118,6 +118,7 @@ __all__ = [
     "energy_distance",
     "evaluate_predictions",
     "filled_early_precision",
+    "gi_ranks",
     "gi_scores",
     "graph_scores",
     "integration_scores",

@@ -16,13 +16,39 @@ from sccausal.metrics._input import vectors
 
 
 def rmse(pred: np.ndarray, true: np.ndarray) -> float:
-    """Root mean squared error of two mean vectors (genes,); lower is better."""
+    """Root mean squared error of two mean vectors (genes,); lower is better.
+
+    Parameters
+    ----------
+    pred, true
+        Mean expression (genes,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> scc.metrics.rmse(np.zeros(4), np.array([1.0, -1.0, 1.0, -1.0]))
+    1.0
+    """
     p, t = vectors(pred, true)
     return float(np.sqrt(np.mean((p - t) ** 2)))
 
 
 def mae(pred: np.ndarray, true: np.ndarray) -> float:
-    """Mean absolute error of two mean vectors (genes,); lower is better."""
+    """Mean absolute error of two mean vectors (genes,); lower is better.
+
+    Parameters
+    ----------
+    pred, true
+        Mean expression (genes,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> scc.metrics.mae(np.array([1.0, 2.0]), np.array([1.0, 3.0]))
+    0.5
+    """
     p, t = vectors(pred, true)
     return float(np.mean(np.abs(p - t)))
 
@@ -38,6 +64,13 @@ def wmse(pred: np.ndarray, true: np.ndarray, weights: np.ndarray) -> float:
         Not negative (genes,), e.g. :func:`de_weights` of cells that ``true`` does not contain; scaled to sum 1.
 
     Source: :cite:p:`Mejia2025`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> scc.metrics.wmse(np.zeros(3), np.array([1.0, 2.0, 0.0]), weights=np.array([1.0, 0.0, 0.0]))
+    1.0
     """
     p, t, w = vectors(pred, true, weights)
     if (w < 0).any() or w.sum() <= 0:
@@ -53,6 +86,14 @@ def de_weights(true: np.ndarray, control: np.ndarray) -> np.ndarray:
     true, control
         Cells (n, genes). Take cells that are not scored afterwards (:func:`split_half`): weights from the scored cells
         reward noise. Uniform if no gene differs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 3))
+    >>> scc.metrics.de_weights(control + [2, 0, 0], control).round(2).tolist()
+    [1.0, 0.0, 0.0]
     """
     t = np.abs(welch_t(true, control))
     span = t.max() - t.min()
@@ -63,13 +104,44 @@ def de_weights(true: np.ndarray, control: np.ndarray) -> np.ndarray:
 
 
 def split_half(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two disjoint random halves of ``n`` rows; the second is the larger when n is odd."""
+    """Two disjoint random halves of ``n`` rows; the second is the larger when n is odd.
+
+    Parameters
+    ----------
+    n
+        Number of rows.
+    seed
+        Seed of the halves.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> first, second = scc.metrics.split_half(5)
+    >>> len(first), len(second)
+    (2, 3)
+    """
     order = np.random.default_rng(seed).permutation(n)
     return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
 
 
 def top_de_genes(true: np.ndarray, control: np.ndarray, n: int = 100) -> np.ndarray:
-    """Positions of the ``n`` genes with the largest absolute Welch t between true and control cells, best first."""
+    """Positions of the ``n`` genes with the largest absolute Welch t between true and control cells, best first.
+
+    Parameters
+    ----------
+    true, control
+        Cells (n, genes) and (m, genes).
+    n
+        Number of genes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 4))
+    >>> scc.metrics.top_de_genes(control + [0, 1, 0, -3], control, n=2).tolist()
+    [3, 1]
+    """
     t = np.abs(welch_t(true, control))
     return np.argsort(-t, kind="stable")[: min(n, t.size)]
 
@@ -85,6 +157,14 @@ def normalised_mse(pred: np.ndarray, true: np.ndarray, control: np.ndarray) -> f
     Returns
     -------
     0 is perfect, 1 is what predicting no change scores, above 1 is worse than that. NaN if nothing changed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control, true = np.zeros(4), np.array([1.0, 0.0, -1.0, 0.0])
+    >>> scc.metrics.normalised_mse(0.5 * true, true, control), scc.metrics.normalised_mse(control, true, control)
+    (0.25, 1.0)
     """
     p, t, c = vectors(pred, true, control)
     change = float(np.sum((t - c) ** 2))
@@ -99,6 +179,16 @@ def pearson_change(pred: np.ndarray, true: np.ndarray, control: np.ndarray) -> f
     pred, true, control
         Mean expression (genes,). A prediction without any variation of the change (e.g. no change) scores 0: it names
         no gene.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control, true = np.zeros(4), np.array([1.0, 0.0, -1.0, 0.0])
+    >>> round(scc.metrics.pearson_change(0.5 * true, true, control), 2)
+    1.0
+    >>> scc.metrics.pearson_change(control, true, control)  # no change names no gene
+    0.0
     """
     p, t, c = vectors(pred, true, control)
     return _pearson(p - c, t - c)
@@ -114,6 +204,15 @@ def pearson_reference(pred: np.ndarray, true: np.ndarray, reference: np.ndarray)
     reference
         Mean over the centroids of all (training) perturbations (genes,). What all perturbations share is taken out, so
         predicting the average perturbation scores 0. Source: :cite:p:`Vinas2025`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> centroids = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]])  # of the training perturbations
+    >>> average = centroids.mean(0)
+    >>> scc.metrics.pearson_reference(average, centroids[0], average)
+    0.0
     """
     p, t, r = vectors(pred, true, reference)
     return _pearson(p - r, t - r)
@@ -129,6 +228,14 @@ def r2(pred: np.ndarray, true: np.ndarray, kind: Literal["determination", "pears
     kind
         ``"determination"`` is ``1 - SS_res / SS_tot`` (at most 1, may be negative); ``"pearson"`` is the squared
         correlation, which forgives scale and offset (:cite:p:`Lotfollahi2019`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> true = np.array([1.0, 2.0, 3.0])
+    >>> scc.metrics.r2(true + 1, true), round(scc.metrics.r2(true + 1, true, kind="pearson"), 2)
+    (-0.5, 1.0)
     """
     p, t = vectors(pred, true)
     if kind == "pearson":
@@ -148,10 +255,22 @@ def r2_matrix(
     ----------
     pred, true
         Mean expression, one row per cell type, one column per gene.
+    kind
+        As for :func:`r2`.
 
     Returns
     -------
     DataFrame (predicted types, real types). A good model is best on the diagonal of its row.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> true = pd.DataFrame([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]], index=["B", "NK"], columns=["g1", "g2", "g3"])
+    >>> scc.metrics.r2_matrix(true, true).round(2)
+           B    NK
+    B   1.00  0.25
+    NK  0.25  1.00
     """
     if list(pred.columns) != list(true.columns):
         raise InputDataError("Predicted and true means must have the same genes in the same order.")
@@ -170,19 +289,42 @@ def adjusted_r2(
         Mean of the predicted type (genes,).
     true_types
         Real means, one row per type, the predicted one included (types, genes).
+    kind
+        As for :func:`r2`.
 
     Notes
     -----
     "Predicted data for a specific cell type" against "real perturbed data across all cell types" is all that
     :cite:p:`Dong2025` says; the mean over types is our reading. A perfect prediction does not reach 1 but the likeness
     of its type to the others: read it beside the technical duplicate.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> types = np.array([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]])  # types x genes
+    >>> round(scc.metrics.adjusted_r2(types[0], types), 3)
+    0.625
     """
     rows = np.atleast_2d(np.asarray(true_types, dtype=np.float64))
     return float(np.mean([r2(pred, row, kind) for row in rows]))
 
 
 def centroid_distance(pred: np.ndarray, true: np.ndarray) -> float:
-    """Euclidean distance of two mean vectors (genes,); lower is better. Its mean over groups is :func:`aecd`."""
+    """Euclidean distance of two mean vectors (genes,); lower is better. Its mean over groups is :func:`aecd`.
+
+    Parameters
+    ----------
+    pred, true
+        Mean expression (genes,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> scc.metrics.centroid_distance(np.zeros(4), np.ones(4))
+    2.0
+    """
     p, t = vectors(pred, true)
     return float(np.linalg.norm(p - t))
 
@@ -194,6 +336,13 @@ def aecd(pred: np.ndarray, true: np.ndarray) -> float:
     ----------
     pred, true
         Means (perturbations, genes). Grows with the number of genes: compare on one gene set only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> scc.metrics.aecd(np.zeros((2, 4)), np.array([[1.0, 1, 1, 1], [0, 0, 0, 0]]))
+    1.0
     """
     p, t = _pair(pred, true)
     return float(np.linalg.norm(p - t, axis=1).mean())
@@ -232,6 +381,14 @@ def discrimination_score(
     -------
     One score per perturbation (perturbations,): ``1 - rank / denominator``, 1 is best. Ties take the middle rank, so a
     constant prediction gets chance. Source: :cite:p:`Roohani2025`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> true = np.eye(3)  # perturbations x genes, changes from control
+    >>> scc.metrics.discrimination_score(0.5 * true, true).tolist()
+    [1.0, 1.0, 1.0]
     """
     p, t = _pair(pred, true)
     if len(p) < 2:
@@ -260,6 +417,14 @@ def centroid_accuracy(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
     Returns
     -------
     One share per perturbation (perturbations,), 0.5 at chance, higher is better. Source: :cite:p:`Vinas2025`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> true = np.eye(3)  # perturbations x genes
+    >>> scc.metrics.centroid_accuracy(true[[0, 2, 1]], true).tolist()
+    [1.0, 0.25, 0.25]
     """
     return discrimination_score(pred, true, metric="l2")
 
@@ -271,6 +436,14 @@ def diversity(pred: np.ndarray, true: np.ndarray) -> float:
     ----------
     pred, true
         Means (perturbations, genes). NaN with fewer than two rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> true = np.eye(3)
+    >>> scc.metrics.diversity(0.2 * true, true)  # predictions that are too alike
+    0.2
     """
     from scipy.spatial.distance import pdist
 

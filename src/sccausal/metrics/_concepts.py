@@ -13,7 +13,23 @@ from sccausal.metrics._info import as_table
 
 
 class Probe(NamedTuple):
-    """Scores of a classifier on cells it has not seen."""
+    """Scores of a classifier on cells it has not seen.
+
+    Parameters
+    ----------
+    accuracy
+        Mean recall over levels; 1 / levels at chance.
+    f1
+        Mean F1 score over levels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> latents, labels = np.repeat([[0.0], [3.0]], 20, axis=0), np.repeat(["a", "b"], 20)
+    >>> scc.metrics.concept_probe(latents, labels, latents + 0.1, labels).accuracy
+    1.0
+    """
 
     accuracy: float  # balanced: mean recall over levels, 1 / levels at chance
     f1: float  # macro F1
@@ -40,6 +56,14 @@ def concept_probe(
     Returns
     -------
     Probe, on the test cells. Classes are weighted alike.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> latents, labels = np.repeat([[0.0], [3.0]], 20, axis=0), np.repeat(["a", "b"], 20)
+    >>> scc.metrics.concept_probe(latents, labels, latents + 0.1, labels).accuracy
+    1.0
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import f1_score, recall_score
@@ -91,6 +115,22 @@ def concept_scores(
     ------
     sccausal._errors.SetupError
         A concept has no block or no column, or fewer than two levels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> concepts = pd.DataFrame({"type": np.tile(["a", "b"], 20), "dose": np.repeat(["low", "high"], 20)})
+    >>> blocks = {key: pd.get_dummies(concepts[key]).to_numpy(float) for key in concepts}  # cells x latents each
+    >>> scc.metrics.concept_scores(blocks, concepts, blocks, concepts)[["concept", "other", "metric", "value"]]
+      concept other            metric  value
+    0    type        concept_accuracy    1.0
+    1    type              concept_f1    1.0
+    2    type  dose    excess_leakage    0.0
+    3    dose        concept_accuracy    1.0
+    4    dose              concept_f1    1.0
+    5    dose  type    excess_leakage    0.0
     """
     names = [str(c) for c in train_concepts.columns]
     for name in names:
@@ -132,6 +172,15 @@ def dci(z: np.ndarray, truth: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
     of the cells; ``disentanglement`` is 1 if each latent serves one factor, ``completeness`` 1 if each factor is served
     by one latent (one minus normalised entropies, weighted by importance), ``informativeness`` the mean R2 on the other
     half. Source: :cite:p:`Eastwood2018`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> truth = np.random.default_rng(0).normal(size=(120, 2))
+    >>> table = scc.metrics.dci(truth, truth).set_index("metric")
+    >>> bool(table.loc["disentanglement", "value"] > 0.8)
+    True
     """
     from sklearn.ensemble import RandomForestRegressor
 
@@ -182,6 +231,16 @@ def cluster_agreement(z: np.ndarray, labels: np.ndarray, *, n_neighbors: int = 1
     Returns
     -------
     DataFrame ``metric, value, direction, unit`` with ``nmi`` and ``ari``; 0 at chance, 1 is best.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> labels = np.repeat(["a", "b"], 30)
+    >>> z = np.random.default_rng(0).normal(size=(60, 2)) + 20 * (labels == "b")[:, None]
+    >>> table = scc.metrics.cluster_agreement(z, labels)
+    >>> table["metric"].tolist()
+    ['nmi', 'ari']
     """
     import scanpy as sc
     from anndata import AnnData
@@ -214,6 +273,14 @@ def tmex_score(z: np.ndarray, reference: np.ndarray) -> float:
     -------
     Mean of ``|corr(z_i, r_i | r_-i)|`` over i, in 0..1, higher is better: each latent must tell something about its
     reference that the other references do not. A measure of size, unlike the count of :func:`tmex_distance`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> reference = np.random.default_rng(0).normal(size=(200, 3))
+    >>> round(scc.metrics.tmex_score(reference, reference), 2)
+    1.0
     """
     from sccausal.nn import partial_correlation
 
@@ -235,6 +302,16 @@ def tmex_distance(z: np.ndarray, reference: np.ndarray, *, alpha: float = 0.05) 
     -------
     Hamming distance of the d x d decisions "``z_i`` depends on ``r_j`` given all other references" from the identity;
     0 is best. Source: :cite:p:`Yao2025`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> reference = np.random.default_rng(0).normal(size=(200, 3))
+    >>> scc.metrics.tmex_distance(reference, reference)
+    0
+    >>> scc.metrics.tmex_distance(reference[:, [1, 0, 2]], reference)  # two latents swapped
+    4
     """
     from sccausal import nn
 
@@ -257,6 +334,15 @@ def tmex_test(z: np.ndarray, reference: np.ndarray, *, n_permutations: int = 999
     Returns
     -------
     ``(score, p)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> reference = np.random.default_rng(0).normal(size=(200, 3))
+    >>> score, p = scc.metrics.tmex_test(reference, reference, n_permutations=99)
+    >>> round(p, 2)
+    0.01
     """
     z, r = _pairs(z, reference)
     score = tmex_score(z, r)

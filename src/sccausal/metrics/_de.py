@@ -12,7 +12,26 @@ from sccausal.metrics._graph import auprc, auroc
 
 
 class DETest(NamedTuple):
-    """Test of each gene between two groups of cells, all arrays (genes,)."""
+    """Test of each gene between two groups of cells, all arrays (genes,).
+
+    Parameters
+    ----------
+    change
+        Difference of means, on the scale of the cells.
+    score
+        Signed test statistic.
+    p, q
+        p-values, and the same after Benjamini and Hochberg.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 3))
+    >>> test = scc.metrics.de_test(control + [2, 0, 0], control)
+    >>> test.significant().tolist()
+    [True, False, False]
+    """
 
     change: np.ndarray  # difference of means, natural log scale
     score: np.ndarray  # signed test statistic
@@ -25,7 +44,21 @@ class DETest(NamedTuple):
 
 
 def welch_t(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Welch's t of ``a`` against ``b`` per gene (genes,); 0 where neither mean nor variance differs."""
+    """Welch's t of ``a`` against ``b`` per gene (genes,); 0 where neither mean nor variance differs.
+
+    Parameters
+    ----------
+    a, b
+        Cells (n, genes) and (m, genes), two or more each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> cells = np.random.default_rng(0).normal(size=(100, 2))
+    >>> bool(scc.metrics.welch_t(cells + [0, 1], cells)[1] > 5)
+    True
+    """
     mean_a, var_a = _moments(a)
     mean_b, var_b = _moments(b)
     return _t_from_moments(mean_a - mean_b, var_a / len(a) + var_b / len(b))
@@ -44,6 +77,14 @@ def de_test(a: np.ndarray, b: np.ndarray, method: Literal["welch", "wilcoxon"] =
     Returns
     -------
     DETest. A gene without variation in either group has p = 1 if its means agree, else the smallest p there is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 3))  # cells x genes
+    >>> scc.metrics.de_test(control + [2, 0, 0], control).significant().tolist()
+    [True, False, False]
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
@@ -61,6 +102,23 @@ def direction_match(pred: DETest, true: DETest, alpha: float = 0.05) -> float:
     """Share of truly significant genes whose predicted change has the right sign; 0.5 by coin, higher is better.
 
     A predicted change of zero is a miss. NaN if no gene is significant.
+
+    Parameters
+    ----------
+    pred, true
+        Tests of predicted and of true cells against control.
+    alpha
+        False discovery rate of both.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 4))
+    >>> true = scc.metrics.de_test(control + [2, -2, 0, 0], control)
+    >>> pred = scc.metrics.de_test(control + [2, 2, 0, 0], control)
+    >>> scc.metrics.direction_match(pred, true)
+    0.5
     """
     sig = true.significant(alpha)
     return float(np.mean(np.sign(pred.change[sig]) == np.sign(true.change[sig]))) if sig.any() else float("nan")
@@ -71,6 +129,23 @@ def direction_fidelity(pred: DETest, true: DETest, alpha: float = 0.05) -> float
 
     The truth only has to move, not to be significant. NaN if the prediction calls no gene that truth can judge.
     Source: the raw direction fidelity of the Virtual Cell Challenge (:cite:p:`Roohani2025`).
+
+    Parameters
+    ----------
+    pred, true
+        Tests of predicted and of true cells against control.
+    alpha
+        False discovery rate of both.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 4))
+    >>> true = scc.metrics.de_test(control + [2, -2, 0, 0], control)
+    >>> pred = scc.metrics.de_test(control + [2, 2, 0, 0], control)
+    >>> scc.metrics.direction_fidelity(pred, true)
+    0.5
     """
     called = pred.significant(alpha) & (true.change != 0)
     if not called.any():
@@ -85,6 +160,8 @@ def direction_reach(pred: DETest, true: DETest, alpha: float = 0.05, purity: flo
     ----------
     pred, true
         Tests of predicted and of true cells against control.
+    alpha
+        False discovery rate of both.
     purity
         Share of right signs the prefix must keep.
 
@@ -93,6 +170,16 @@ def direction_reach(pred: DETest, true: DETest, alpha: float = 0.05, purity: flo
     ``k* / N`` in 0..1, higher is better: truly significant genes are ranked by the prediction (called ones first, then
     by q, p and size of change), and k* is the longest prefix with ``purity`` right signs. NaN if N is 0. Source: the
     raw direction reach of the Virtual Cell Challenge (:cite:p:`Roohani2025`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 4))
+    >>> true = scc.metrics.de_test(control + [2, -2, 0, 0], control)
+    >>> pred = scc.metrics.de_test(control + [2, 1, 0, 0], control)
+    >>> scc.metrics.direction_reach(pred, true)  # right about the first gene, wrong about the second
+    0.5
     """
     sig = np.flatnonzero(true.significant(alpha) & (true.change != 0))
     if not sig.size:
@@ -104,7 +191,25 @@ def direction_reach(pred: DETest, true: DETest, alpha: float = 0.05, purity: flo
 
 
 def de_jaccard(pred: DETest, true: DETest, alpha: float = 0.05) -> float:
-    """Jaccard index of the significant genes; 0..1, higher is better. NaN if neither side has any."""
+    """Jaccard index of the significant genes; 0..1, higher is better. NaN if neither side has any.
+
+    Parameters
+    ----------
+    pred, true
+        Tests of predicted and of true cells against control.
+    alpha
+        False discovery rate of both.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 4))
+    >>> true = scc.metrics.de_test(control + [2, -2, 0, 0], control)
+    >>> pred = scc.metrics.de_test(control + [2, 0, 2, 0], control)
+    >>> round(scc.metrics.de_jaccard(pred, true), 2)  # one gene of three
+    0.33
+    """
     p, t = pred.significant(alpha), true.significant(alpha)
     union = int((p | t).sum())
     return float((p & t).sum() / union) if union else float("nan")
@@ -127,6 +232,16 @@ def de_overlap(pred: DETest, true: DETest, alpha: float = 0.05, size: np.ndarray
     -------
     The differential expression score of the Virtual Cell Challenge (:cite:p:`Roohani2025`); NaN if no gene is
     significant.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 4))
+    >>> true = scc.metrics.de_test(control + [2, -2, 0, 0], control)
+    >>> pred = scc.metrics.de_test(control + [2, 0, 1, 0], control)
+    >>> scc.metrics.de_overlap(pred, true)
+    0.5
     """
     sig, called = np.flatnonzero(true.significant(alpha)), np.flatnonzero(pred.significant(alpha))
     if not sig.size:
@@ -141,6 +256,23 @@ def lfc_nmae(pred: DETest, true: DETest, alpha: float = 0.05) -> float:
 
     The change is the difference of mean log1p expression (natural log), which needs no pseudo-count. NaN if no gene is
     significant. Lower is better.
+
+    Parameters
+    ----------
+    pred, true
+        Tests of predicted and of true cells against control.
+    alpha
+        False discovery rate of both.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 4))
+    >>> true = scc.metrics.de_test(control + [2, -2, 0, 0], control)
+    >>> pred = scc.metrics.de_test(control + [1, -1, 0, 0], control)
+    >>> round(scc.metrics.lfc_nmae(pred, true), 2)
+    0.5
     """
     sig = true.significant(alpha)
     size = float(np.abs(true.change[sig]).sum())
@@ -152,12 +284,24 @@ def de_ranking(pred: DETest, true: DETest, top: int = 100) -> tuple[float, float
 
     Parameters
     ----------
+    pred, true
+        Tests of predicted and of true cells against control.
     top
         Number of genes with the largest true ``|score|`` that count as positive; at most half of all genes.
 
     Returns
     -------
     ``(auroc, auprc)`` in 0..1, higher is better; chance is 0.5 and ``top / genes``. A constant prediction gets chance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 4))
+    >>> true = scc.metrics.de_test(control + [2, -2, 0, 0], control)
+    >>> pred = scc.metrics.de_test(control + [1, -1, 0, 0], control)
+    >>> scc.metrics.de_ranking(pred, true, top=2)
+    (1.0, 1.0)
     """
     k = min(top, true.change.size // 2)
     if k < 1:
@@ -169,7 +313,27 @@ def de_ranking(pred: DETest, true: DETest, top: int = 100) -> tuple[float, float
 
 
 def de_scores(pred: DETest, true: DETest, *, alpha: float = 0.05, top: int = 100) -> dict[str, float]:
-    """All scores of this module by name."""
+    """All scores of this module by name.
+
+    Parameters
+    ----------
+    pred, true
+        Tests of predicted and of true cells against control.
+    alpha
+        False discovery rate of both.
+    top
+        Number of genes of :func:`de_ranking`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> control = np.random.default_rng(0).normal(size=(50, 4))
+    >>> true = scc.metrics.de_test(control + [2, -2, 0, 0], control)
+    >>> scores = scc.metrics.de_scores(true, true, top=2)
+    >>> scores["direction_match"], scores["de_auroc"]
+    (1.0, 1.0)
+    """
     roc, pr = de_ranking(pred, true, top)
     return {
         "direction_match": direction_match(pred, true, alpha),

@@ -58,6 +58,16 @@ def interventional_scores(
         No intervened gene is among ``genes``, or there are no control cells.
     sccausal._errors.InputDataError
         Shapes differ.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_stationary(6, n_cells=100, seed=0)
+    >>> train, test = adata[::2].copy(), adata[1::2].copy()
+    >>> network = scc.tl.clipr(train, intervention_key="intervention", control="control").to_network(top=8)
+    >>> table = scc.metrics.interventional_scores(network, test.X, test.obs["intervention"], test.var_names, "control")
+    >>> table["metric"].tolist()
+    ['edge_wasserstein', 'edge_precision', 'false_omission_rate', 'n_edges']
     """
     X, label = np.asarray(cells, dtype=np.float64), np.asarray(labels).astype(str)
     names = [str(g) for g in genes]

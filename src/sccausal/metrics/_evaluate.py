@@ -104,6 +104,20 @@ def evaluate_predictions(
         A method has no cells for a group, genes differ, or values are not finite or look like counts.
     sccausal._errors.UnknownNameError
         A column or metric does not exist.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, seed=0))
+    >>> control = adata[(adata.obs["intervention"] == "control").to_numpy()].copy()
+    >>> true = adata[(adata.obs["intervention"] == "G0007").to_numpy()].copy()
+    >>> rule = scc.baselines.PerturbedMean().fit(adata, intervention_key="intervention", control="control")
+    >>> predictions = {"perturbed mean": rule.predict(interventions=["G0007"])}
+    >>> scc.metrics.evaluate_predictions(predictions, true, control, metrics=["rmse"])[["method", "group", "metric"]]
+               method  group metric
+    0  perturbed mean  G0007   rmse
+    1       no change  G0007   rmse
+    2       duplicate  G0007   rmse
     """
     columns = [by] if isinstance(by, str) else list(by)
     if "intervention" not in columns:

@@ -13,7 +13,31 @@ from sccausal.metrics._info import METRICS
 
 
 class EdgeUniverse(NamedTuple):
-    """Scores and truth of all candidate edges: regulators of the truth x genes of the truth, no self loops."""
+    """Scores and truth of all candidate edges: regulators of the truth x genes of the truth, no self loops.
+
+    Parameters
+    ----------
+    weight
+        Signed weights (r, g), 0 where the network is silent.
+    truth
+        Signs of the true edges (r, g); 1 where the sign is unknown, 0 for none.
+    candidate
+        Boolean (r, g), false on self loops.
+    regulators, genes
+        Names of the r rows and the g columns.
+    signed
+        Whether the truth has signs.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> truth = pd.DataFrame({"source": ["A", "B"], "target": ["B", "C"]})
+    >>> found = pd.DataFrame({"source": ["A", "B"], "target": ["B", "A"], "weight": [0.9, 0.4]})
+    >>> universe = scc.metrics.edge_universe(found, truth)
+    >>> universe.labels.tolist(), universe.scores.tolist()
+    ([True, False, False, True], [0.9, 0.0, 0.4, 0.0])
+    """
 
     weight: np.ndarray  # (r, g) signed weights, 0 where the network is silent
     truth: np.ndarray  # (r, g) sign of the true edge; 1 where the sign is unknown; 0 for none
@@ -34,7 +58,29 @@ class EdgeUniverse(NamedTuple):
 
 
 class EarlyPrecision(NamedTuple):
-    """Early precision and the numbers needed to trust it."""
+    """Early precision and the numbers needed to trust it.
+
+    Parameters
+    ----------
+    epr
+        Early precision over the density of true edges; 1 at chance.
+    early_precision
+        Share of true edges among those that were counted.
+    n_taken
+        Edges that were counted, ties with the k-th included.
+    n_nonzero
+        Candidate edges with a weight.
+    k
+        True edges.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> found = scc.metrics.early_precision(np.array([0.9, 0.0, 0.0, 0.0]), np.array([True, True, False, False]))
+    >>> found.epr, found.n_taken, found.k
+    (2.0, 1, 2)
+    """
 
     epr: float
     early_precision: float
@@ -65,6 +111,16 @@ def edge_universe(
         No true edge, or no false one, is left among the candidates.
     sccausal._errors.UnknownNameError
         ``regulators`` or ``genes`` names a gene the truth does not have.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> truth = pd.DataFrame({"source": ["A", "B"], "target": ["B", "C"]})
+    >>> found = pd.DataFrame({"source": ["A", "B"], "target": ["B", "A"], "weight": [0.9, 0.4]})
+    >>> universe = scc.metrics.edge_universe(found, truth)
+    >>> universe.regulators, universe.genes, universe.scores.size
+    (['A', 'B'], ['A', 'B', 'C'], 4)
     """
     predicted, known = _edges(network, "network")
     true, true_genes = _edges(truth, "truth")
@@ -105,6 +161,14 @@ def early_precision(scores: np.ndarray, labels: np.ndarray) -> EarlyPrecision:
     Returns
     -------
     EarlyPrecision. ``epr`` is 1 at chance; higher is better.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> labels = np.array([True, True, False, False])
+    >>> scc.metrics.early_precision(np.array([0.9, 0.1, 0.5, 0.0]), labels).epr
+    1.0
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
     k, nonzero = int(labels.sum()), int((scores > 0).sum())
@@ -123,6 +187,20 @@ def filled_early_precision(scores: np.ndarray, labels: np.ndarray) -> float:
 
     The correction for lists that are too short: the missing places hold, in expectation, the density of true edges
     among the edges without a weight. Equal to :func:`early_precision` when k or more edges have a weight.
+
+    Parameters
+    ----------
+    scores, labels
+        As for :func:`early_precision`, (n,) each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> labels = np.array([True, True, False, False])
+    >>> scores = np.array([0.9, 0.0, 0.0, 0.0])  # one edge given, the second place filled at chance
+    >>> round(scc.metrics.filled_early_precision(scores, labels), 2)
+    1.33
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
     found = early_precision(scores, labels)
@@ -145,6 +223,13 @@ def auprc(scores: np.ndarray, labels: np.ndarray) -> float:
     Returns
     -------
     Area in 0..1, higher is better; the density of true edges at chance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> scc.metrics.auprc(np.array([0.9, 0.5, 0.1]), np.array([True, False, False]))
+    1.0
     """
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order], np.cumsum(np.asarray(labels, dtype=bool)[order])
@@ -155,7 +240,20 @@ def auprc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Chance that a true edge outranks a false one, ties counting half; 0.5 at chance, higher is better."""
+    """Chance that a true edge outranks a false one, ties counting half; 0.5 at chance, higher is better.
+
+    Parameters
+    ----------
+    scores, labels
+        As for :func:`early_precision`, (n,) each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> scc.metrics.auroc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
+    0.875
+    """
     from scipy.stats import rankdata
 
     labels = np.asarray(labels, dtype=bool)
@@ -179,6 +277,14 @@ def direction_accuracy(weight: np.ndarray, truth: np.ndarray) -> float:
     -------
     Share in 0..1 (NaN without a one-way edge), higher is better. Means nothing where only one direction is a
     parameter of the model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> truth = np.array([[0, 1], [0, 0]])  # the first gene acts on the second
+    >>> scc.metrics.direction_accuracy(np.array([[0.0, 0.8], [0.1, 0.0]]), truth)
+    1.0
     """
     strength, edge = np.abs(np.asarray(weight, dtype=np.float64)), np.asarray(truth) != 0
     if strength.shape != edge.shape or strength.shape[0] != strength.shape[1]:
@@ -203,6 +309,14 @@ def shd(estimate: np.ndarray, truth: np.ndarray) -> int:
     Returns
     -------
     Number of edges to change, lower is better.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> truth = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    >>> scc.metrics.shd(truth.T, truth)  # both edges are turned
+    2
     """
     a, b = np.asarray(estimate) != 0, np.asarray(truth) != 0
     if a.shape != b.shape or a.ndim != 2 or a.shape[0] != a.shape[1]:
@@ -246,6 +360,17 @@ def graph_scores(
     Raises
     ------
     As :func:`edge_universe`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> truth = np.triu(np.ones((5, 5)), 1)  # rows are sources
+    >>> genes = list("ABCDE")
+    >>> network = scc.grn.Network.from_matrix(truth + 0.1 * np.tril(truth.T, -1), genes)
+    >>> table = scc.metrics.graph_scores(network, scc.grn.Network.from_matrix(truth, genes))
+    >>> table.set_index("metric").loc["auroc", ["value", "null_degree"]].astype(float).round(2).to_dict()
+    {'value': 1.0, 'null_degree': 0.88}
     """
     universe = edge_universe(network, truth, regulators=regulators, genes=genes)
     values = _ranking_scores(universe.weight, universe)
@@ -268,7 +393,26 @@ def graph_scores(
 
 
 def shuffled_null(universe: EdgeUniverse, rng: np.random.Generator) -> np.ndarray:
-    """Weights of each target permuted over its candidate sources (r, g)."""
+    """Weights of each target permuted over its candidate sources (r, g).
+
+    Parameters
+    ----------
+    universe
+        Candidate edges with their weights (r, g).
+    rng
+        Source of the permutation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> truth = pd.DataFrame({"source": ["A", "B"], "target": ["B", "C"]})
+    >>> found = pd.DataFrame({"source": ["A", "B"], "target": ["B", "A"], "weight": [0.9, 0.4]})
+    >>> universe = scc.metrics.edge_universe(found, truth)
+    >>> scc.metrics.shuffled_null(universe, np.random.default_rng(0)).shape  # regulators x genes
+    (2, 3)
+    """
     out = np.zeros_like(universe.weight)
     for j in range(out.shape[1]):
         rows = np.flatnonzero(universe.candidate[:, j])
@@ -277,7 +421,23 @@ def shuffled_null(universe: EdgeUniverse, rng: np.random.Generator) -> np.ndarra
 
 
 def degree_null(universe: EdgeUniverse) -> np.ndarray:
-    """Edge scores from node strength alone (r, g): out-strength of the source x in-strength of the target."""
+    """Edge scores from node strength alone (r, g): out-strength of the source x in-strength of the target.
+
+    Parameters
+    ----------
+    universe
+        Candidate edges with their weights (r, g).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> truth = pd.DataFrame({"source": ["A", "B"], "target": ["B", "C"]})
+    >>> found = pd.DataFrame({"source": ["A", "B"], "target": ["B", "A"], "weight": [0.9, 0.4]})
+    >>> universe = scc.metrics.edge_universe(found, truth)
+    >>> scc.metrics.degree_null(universe).shape  # regulators x genes
+    (2, 3)
+    """
     strength = np.abs(universe.weight) * universe.candidate
     out, into = strength.sum(axis=1), strength.sum(axis=0)
     # the edge's own weight must not speak for itself

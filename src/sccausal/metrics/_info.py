@@ -11,7 +11,23 @@ Direction = Literal["lower", "higher", "one", "none"]
 
 
 class MetricInfo(NamedTuple):
-    """Reading guide of one metric."""
+    """Reading guide of one metric.
+
+    Parameters
+    ----------
+    direction
+        Which value is better: ``"higher"``, ``"lower"`` or ``"one"``, the closer to 1; ``"none"`` for a description.
+    unit
+        Unit of the value.
+    best
+        Value of a perfect prediction.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> scc.metrics.METRICS["rmse"].direction
+    'lower'
+    """
 
     direction: Direction  # "one": the closer to 1 the better; "none": a description, not a score
     unit: str
@@ -54,6 +70,9 @@ METRICS: dict[str, MetricInfo] = {
     "interaction_pearson": MetricInfo("higher", "correlation", 1.0),
     "gi_magnitude_error": MetricInfo("lower", "coefficients", 0.0),
     "gi_fit_error": MetricInfo("lower", "correlation", 0.0),
+    "gi_equality_error": MetricInfo("lower", "ratio", 0.0),
+    "gi_magnitude_rank": MetricInfo("higher", "rank correlation", 1.0),
+    "gi_fit_rank": MetricInfo("higher", "rank correlation", 1.0),
     "n_de_true": MetricInfo("none", "genes", float("nan")),
     "n_de_pred": MetricInfo("none", "genes", float("nan")),
     "epr": MetricInfo("higher", "precision / density", float("nan")),

@@ -49,6 +49,14 @@ def log1p_norm(
     ------
     sccausal._errors.InputDataError
         Counts are negative or not finite, or a library size is missing.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> counts = scc.datasets.simulate_perturb_seq(100, 30, 3, seed=0)
+    >>> adata = scc.metrics.log1p_norm(counts)
+    >>> adata.shape, adata.uns["sccausal"]["units"]
+    ((100, 30), 'log1p_norm')
     """
     counts = adata.X if layer is None else _layer(adata, layer)
     counts = sparse.csr_matrix(counts, dtype=np.float64)

@@ -70,6 +70,15 @@ def integration_scores(
         There are fewer than two batches or cell types.
     sccausal._errors.InputDataError
         A representation has another number of cells or values that are not finite.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> raw = scc.datasets.simulate_denoising(200, 40, n_types=2, n_batches=2, seed=0)
+    >>> cells, clean = scc.metrics.log1p_norm(raw), {"clean": raw.layers["clean"]}
+    >>> scc.metrics.integration_scores(  # doctest: +SKIP
+    ...     cells, batch_key="batch", labels_key="cell_type", expression=clean
+    ... )
     """
     for key in (batch_key, labels_key):
         if key not in adata.obs:

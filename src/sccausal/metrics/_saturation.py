@@ -48,6 +48,16 @@ def saturation(
     ------
     sccausal._errors.UnknownNameError
         A method or the metric is not in the frame.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> methods = ["no change", "mean shift", "duplicate"]
+    >>> frame = pd.DataFrame({"method": methods, "group": "A", "metric": "rmse", "value": [0.5, 0.12, 0.1]})
+    >>> scc.metrics.saturation(frame, "rmse", baselines=["mean shift"])
+      group        rule  share    stratum
+    0     A  mean shift   0.95  saturated
     """
     known = list(dict.fromkeys(frame["method"]))
     for name in (*baselines, floor, replicate):

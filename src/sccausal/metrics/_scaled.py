@@ -27,6 +27,12 @@ def scaled_score(value: float, baseline: float, replicate: float) -> float:
     -------
     Share of the possible gain, not clipped: negative is worse than the baseline, above 1 better than the replicate.
     NaN if baseline and replicate agree.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> round(scc.metrics.scaled_score(0.2, baseline=0.3, replicate=0.1), 2)
+    0.5
     """
     span = replicate - baseline
     return float((value - baseline) / span) if np.isfinite(span) and abs(span) > 1e-12 else float("nan")
@@ -37,6 +43,19 @@ def dynamic_range(baseline: float, replicate: float, best: float = 1.0) -> float
 
     Near 0 the metric cannot tell a replicate from the baseline on this data; 1 means that noise costs nothing.
     :cite:p:`Mejia2025`.
+
+    Parameters
+    ----------
+    baseline, replicate
+        Scores of the mean baseline and of the split-half replicate under one metric.
+    best
+        Score of a perfect prediction.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> scc.metrics.dynamic_range(baseline=0.5, replicate=0.9)
+    0.8
     """
     span = best - baseline
     return float((replicate - baseline) / span) if np.isfinite(span) and abs(span) > 1e-12 else float("nan")
@@ -62,6 +81,17 @@ def add_scaled(frame: pd.DataFrame, *, baseline: str = "mean shift", replicate: 
     ------
     sccausal._errors.UnknownNameError
         A method is not in the frame.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> methods = ["mean shift", "model", "duplicate"]
+    >>> frame = pd.DataFrame({"method": methods, "group": "A", "metric": "rmse", "value": [0.3, 0.2, 0.1]})
+    >>> scc.metrics.add_scaled(frame).loc[1:, ["method", "scaled"]]
+          method  scaled
+    1      model     0.5
+    2  duplicate     1.0
     """
     for name in (baseline, replicate):
         if name not in set(frame["method"]):
@@ -115,6 +145,15 @@ def summarise(
     ------
     sccausal._errors.SetupError
         A column is missing.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> frame = pd.DataFrame({"method": "model", "metric": "rmse", "group": ["A", "B"], "value": [0.2, 0.4]})
+    >>> scc.metrics.summarise(frame)[["method", "metric", "mean", "n"]].round(2)
+      method metric  mean  n
+    0  model   rmse   0.3  2
     """
     missing = [c for c in ("method", "metric", "group", value) if c not in frame.columns]
     if missing:

@@ -284,6 +284,21 @@ def distribution_scores(
     Raises
     ------
     As :func:`perturbation_scores`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, seed=0))
+    >>> true = adata[(adata.obs["intervention"] == "G0007").to_numpy()]
+    >>> control = adata[(adata.obs["intervention"] == "control").to_numpy()]
+    >>> table = scc.metrics.distribution_scores(control, true)  # how far predicting no change is off
+    >>> table[["metric", "direction"]]
+                   metric direction
+    0     energy_distance     lower
+    1                mmd2     lower
+    2      wasserstein_1d     lower
+    3  sliced_wasserstein     lower
+    4      variance_ratio       one
     """
     cells = align(pred, true, true if control is None else control, genes=genes, layer=layer)
     rng = np.random.default_rng(seed)

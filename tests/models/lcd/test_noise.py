@@ -17,14 +17,14 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summa
 
 def test_matrix_products_equal_the_naive_likelihood():
     torch.manual_seed(0)
-    x = torch.poisson(3 * torch.rand(40, 25))
-    rate, pi = 4 * torch.rand(60, 25) + 0.01, 0.3 * torch.rand(25) + 0.01
+    x = torch.poisson(3 * torch.rand(40, 25)).double()
+    rate, pi = 4 * torch.rand(60, 25).double() + 0.01, 0.3 * torch.rand(25).double() + 0.01
     fast = zip_log_likelihood(x, rate, pi)
     poisson = torch.distributions.Poisson(rate[None]).log_prob(x[:, None])
     naive = torch.where(x[:, None] == 0, torch.log(pi + (1 - pi) * poisson.exp()), torch.log1p(-pi) + poisson).sum(-1)
-    torch.testing.assert_close(fast, naive, rtol=1e-5, atol=1e-3)
-    double = zip_log_likelihood(x.double(), rate.double(), pi.double())
-    torch.testing.assert_close(double.float(), naive, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(fast, naive, rtol=1e-10, atol=1e-10)
+    single = zip_log_likelihood(x.float(), rate.float(), pi.float())
+    torch.testing.assert_close(single.double(), naive, rtol=1e-5, atol=0)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,27 @@ def test_states_loss_and_spread_are_recovered(counted):
         assert np.corrcoef(pair[:, 0].ravel(), pair[:, 1].ravel())[0, 1] > least
     assert abs(np.median(gaps) - 1) < 0.15
     assert model.noise_history_["elbo_train"].iloc[-1, 0] < model.noise_history_["elbo_train"].iloc[0, 0]
+
+
+@pytest.mark.slow
+def test_spread_is_that_of_the_counts_after_training_as_long_as_the_default(counted):
+    adata = counted[0]
+    scvi.settings.seed = 0
+    LCD.setup_anndata(adata, layer="counts", intervention_key="intervention", control="control")
+    model = LCD(adata, noise_model="zip", n_hidden=64)
+    model.train(stage="noise", **QUIET)
+    noise, rng, gaps = model.module.noise, np.random.default_rng(0), []
+    pi = noise.pi.detach().numpy()
+    assert np.abs(pi - 0.15).max() < 0.08
+    labels = adata.obs["intervention"].astype(str).to_numpy()
+    for name in np.unique(labels):
+        dose = torch.as_tensor(model.codec.parse_many([name])[0])
+        with torch.no_grad():
+            states = noise.states(model.module.noise_level[0], dose, torch.tensor(0), 2000)
+            rate = noise.rate(states).numpy()
+        drawn = rng.poisson(rate) * (rng.random(rate.shape) >= pi)
+        gaps.append(drawn.var(0) / adata.X[labels == name].var(0))
+    assert abs(np.median(gaps) - 1) < 0.1
 
 
 def test_stages_train_apart(counted, tmp_path):

@@ -82,23 +82,30 @@ def score(case: Case, output: AnnData) -> pd.DataFrame:
     frame = _cells.score_cells(case, output)
     p = case.problem
     keys = p.keys
-    means = _means(p.train, keys.target)
-    control = _means(p.source, keys.target)[str(keys.control)] if p.source is not None else means[str(keys.control)]
-    truth, guess = _means(case.truth, keys.target), _means(output, "intervention")
+    seen = means(p.train, keys.target, keys.sep)
+    source = seen if p.source is None else means(p.source, keys.target, keys.sep)
+    control = source[str(keys.control)]
+    truth, guess = means(case.truth, keys.target, keys.sep), means(output, "intervention", keys.sep)
     rows = []
     for name in p.interventions:
-        parts = name.split(keys.sep)
-        if not all(part in means for part in parts) or name not in guess:
+        parts, key = name.split(keys.sep), in_order(name, keys.sep)
+        if not all(part in seen for part in parts) or key not in guess:
             continue
-        own = [means[part] - control for part in parts]
-        table = interaction_scores(guess[name] - control, truth[name] - control, own)
+        own = [seen[part] - control for part in parts]
+        table = interaction_scores(guess[key] - control, truth[key] - control, own)
         rows.append(table.assign(group=name, intervention=name))
     return pd.concat([frame, *rows], ignore_index=True)
 
 
-def _means(adata: AnnData, column: str) -> dict[str, np.ndarray]:
-    labels = adata.obs[column].astype(str).to_numpy()
-    return {str(k): np.asarray(adata.X[labels == k].mean(axis=0)).ravel() for k in np.unique(labels)}
+def in_order(label: str, sep: str) -> str:
+    """A label with its parts sorted: methods may name the parts of a combination in another order."""
+    return sep.join(sorted(label.split(sep)))
+
+
+def means(adata: AnnData, column: str, sep: str) -> dict[str, np.ndarray]:
+    """Mean expression (genes,) of the cells of each label, by the label with its parts sorted."""
+    labels = np.array([in_order(x, sep) for x in adata.obs[column].astype(str)])
+    return {str(k): np.asarray(adata.X[labels == k].mean(axis=0, dtype=np.float64)).ravel() for k in np.unique(labels)}
 
 
 TASK = Task(
