@@ -140,6 +140,12 @@ def test_average_follows_parameters_and_is_saved():
     twin.load_state_dict(ema.state_dict())
     twin.copy_to(net)
     assert torch.equal(net.weight, ema.mean_weight)
+    with torch.no_grad():
+        net.weight.fill_(7.0)
+    with pytest.raises(ValueError, match="stop"), ema.applied(net):
+        assert torch.equal(net.weight, ema.mean_weight)
+        raise ValueError("stop")
+    assert bool((net.weight == 7.0).all())
 
 
 def test_wrong_arguments_are_named():

@@ -97,3 +97,15 @@ def test_it_learns_a_lagged_graph():
     found = block.weights().detach().abs().numpy()
     assert found[truth != 0].min() > 3 * found[truth == 0].max()
     assert torch.exp(-block.log_rate.exp()).mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_shares_name_the_coordinate_that_an_intervention_hits():
+    block = LaggedDynamics(3, 0, n_features=2)
+    with torch.no_grad():
+        block.goal.copy_(torch.tensor([[2.0, 0.1, 0.0], [0.0, 0.0, -1.0]]))
+        block.spread.copy_(torch.tensor([[0.0, 0.0, 0.1], [0.0, 2.0, 0.0]]))
+    shares = block.shares(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+    torch.testing.assert_close(shares[:2].sum(1), torch.ones(2))
+    assert shares[0, 0] > 0.99
+    assert shares[1, 1] > 0.1 and shares[1, 2] > 0.1 and shares[1, 0] < 0.01
+    assert not shares[2].any()

@@ -32,6 +32,15 @@ def gradient_reversal(x: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
         Any tensor.
     weight
         Strength of the reversal.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import gradient_reversal
+    >>> x = torch.ones(3, requires_grad=True)
+    >>> gradient_reversal(x, 0.5).sum().backward()
+    >>> x.grad.tolist()
+    [-0.5, -0.5, -0.5]
     """
     return _Reverse.apply(x, float(weight))
 
@@ -63,6 +72,14 @@ def focal_loss(
     Returns
     -------
     0-d tensor, the mean over cells, weighted by the weight of each cell's domain.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import focal_loss
+    >>> logits, domains = torch.tensor([[3.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 1])
+    >>> bool(focal_loss(logits, domains) < focal_loss(logits, domains, gamma=0))
+    True
     """
     target = _class_index(target, logits.shape[0])
     log_p = F.log_softmax(logits, dim=-1).gather(1, target[:, None]).squeeze(1)
@@ -87,6 +104,14 @@ def confusion_loss(logits: torch.Tensor, prior: torch.Tensor | None = None) -> t
         ``(n, n_domain)``, unnormalised.
     prior
         ``(n_domain,)``, frequencies of the domains; uniform if ``None``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import confusion_loss
+    >>> undecided, sure = torch.zeros(5, 2), torch.tensor([[4.0, 0.0]]).repeat(5, 1)
+    >>> bool(confusion_loss(undecided) < confusion_loss(sure))
+    True
     """
     log_p = F.log_softmax(logits, dim=-1)
     if prior is None:
@@ -107,6 +132,15 @@ class DomainWeights(nn.Module):
         Number of domains.
     eta
         Share of the old average that is kept at each update, in [0, 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import DomainWeights
+    >>> weights = DomainWeights(2)
+    >>> weights.update(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]))  # wrong about domain 1
+    >>> bool(weights()[1] > weights()[0])
+    True
     """
 
     error: torch.Tensor
@@ -162,6 +196,13 @@ class DomainDiscriminator(nn.Module):
         Number of hidden layers; 0 is logistic regression.
     prior
         ``(n_domain,)`` frequencies of the domains, kept as a buffer; uniform if ``None``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import DomainDiscriminator
+    >>> DomainDiscriminator(n_input=10, n_domain=3)(torch.zeros(5, 10)).shape
+    torch.Size([5, 3])
     """
 
     prior: torch.Tensor
@@ -230,6 +271,17 @@ def adversarial_losses(
     ------
     SetupError
         Unknown ``mode``, or ``target`` does not fit ``features``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import DomainDiscriminator, adversarial_losses
+    >>> features = torch.zeros(6, 4, requires_grad=True)
+    >>> domains = torch.tensor([0, 1, 0, 1, 0, 1])
+    >>> for_discriminator, for_encoder = adversarial_losses(DomainDiscriminator(4, 2), features, domains)
+    >>> (for_discriminator + for_encoder).backward()
+    >>> features.grad.shape
+    torch.Size([6, 4])
     """
     if mode not in ("confusion", "reversal"):
         raise SetupError(f"mode must be 'confusion' or 'reversal'; found {mode!r}.")

@@ -31,6 +31,14 @@ class Moments:
         (..., k, k), (..., k, d) and (..., d, d); activities have unit variance, latents too unless said otherwise.
     n
         Cells behind them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import moments
+    >>> found = moments(torch.eye(4)[:, :2], torch.eye(4)[:, 1:])
+    >>> found.tz.shape, found.n
+    (torch.Size([2, 3]), 4)
     """
 
     tt: Tensor
@@ -42,10 +50,23 @@ class Moments:
 def moments(activities: Tensor | np.ndarray, latents: Tensor | np.ndarray) -> Moments:
     """Correlations of activities (n, k) and latents (n, d), in double precision for arrays.
 
+    Parameters
+    ----------
+    activities, latents
+        (n, k) and (n, d), of the same cells.
+
     Raises
     ------
     sccausal._errors.InputDataError
         The numbers of cells differ, or a value is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sccausal.nn import moments
+    >>> activities, latents = np.random.default_rng(0).normal(size=(2, 50, 3))
+    >>> moments(activities, latents).tz.shape  # activities x latents
+    torch.Size([3, 3])
     """
     t, z = _tensor(activities), _tensor(latents)
     if len(t) != len(z) or len(t) < 3:
@@ -76,6 +97,14 @@ def partial_correlation(
     Returns
     -------
     :math:`\rho(Z_j, T_i \mid T_{-i})` as (..., k, d), differentiable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import partial_correlation
+    >>> activities = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    >>> partial_correlation(activities, activities).round().abs().tolist()  # activities x latents
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     m = activities if isinstance(activities, Moments) else moments(activities, _given(latents))
     P = _precision(m.tt, ridge)
@@ -114,6 +143,14 @@ def tmex_score(
     -------
     Differentiable tensor (...) in -1..1; 1 is perfect. It is another quantity than :func:`tmex_distance`, the original
     of :cite:p:`Yao2025`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import tmex_score
+    >>> activities = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    >>> round(tmex_score(activities, activities).item(), 2)
+    1.0
     """
     rho = partial_correlation(activities, latents, ridge)
     k, d = rho.shape[-2:]
@@ -152,6 +189,14 @@ def tmex_distance(
     Returns
     -------
     Hamming distance between ``expected`` and the decisions; 0 is best, k * d worst.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import tmex_distance
+    >>> activities = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    >>> tmex_distance(activities, activities), tmex_distance(activities, activities.flip(1))
+    (0, 4)
     """
     from scipy.stats import norm
 
@@ -185,6 +230,15 @@ class Alignment:
         Their mean.
     condition
         Condition number of ``A``: large where two activities ask for nearly the same direction.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import align
+    >>> activities = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    >>> found = align(activities, activities @ torch.tensor([[1.0, 0.5], [0.0, 1.0]]))  # latents mix them
+    >>> found.A.shape, round(found.tmex, 2)
+    ((2, 2), 1.0)
     """
 
     A: np.ndarray
@@ -198,6 +252,21 @@ def best_scores(m: Moments, ridge: float = _RIDGE) -> Tensor:
 
     The objective splits by column, and its optimum is the multiple partial correlation,
     ``sqrt(1 - P_ii / J_ii)`` with P the precision of the activities and J that of activities and latents together.
+
+    Parameters
+    ----------
+    m
+        Moments of k activities and d latents.
+    ridge
+        As in :func:`partial_correlation`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import best_scores, moments
+    >>> activities = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    >>> (best_scores(moments(activities, activities)) > 0.99).tolist()
+    [True, True]
     """
     alone = _precision(m.tt, ridge).diagonal(dim1=-2, dim2=-1)
     given = _conditional(m, ridge)
@@ -242,6 +311,15 @@ def align(
     ------
     sccausal._errors.SetupError
         A constraint is unknown or needs as many latents as activities.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import align
+    >>> activities = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    >>> latents = activities @ torch.tensor([[1.0, 0.5], [0.0, 1.0]])  # a mixture of them
+    >>> round(align(activities, latents).tmex, 2)
+    1.0
     """
     m = activities if isinstance(activities, Moments) else moments(activities, _given(latents))
     k, d = m.tz.shape[-2:]

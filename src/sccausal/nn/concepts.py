@@ -35,6 +35,15 @@ class ConceptSCM(nn.Module):
     ------
     sccausal._errors.SetupError
         The graph has a cycle, or a parent is out of range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import ConceptSCM
+    >>> scm = ConceptSCM(parents=[[], [0]], n_latent=3)  # the first concept acts on the second
+    >>> eps = torch.zeros(5, 2, 3)  # cells x concepts x dimensions
+    >>> scm(eps).shape, scm.ancestors(1)
+    (torch.Size([5, 2, 3]), (0,))
     """
 
     def __init__(
@@ -146,6 +155,13 @@ def level_weights(values: Tensor, knots: Tensor) -> Tensor:
     Returns
     -------
     Weights (n, k), not negative, rows sum to 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import level_weights
+    >>> level_weights(torch.tensor([10.0, 25.0, 99.0]), torch.tensor([20.0, 40.0])).tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.0, 1.0]]
     """
     x = values.clamp(knots[0], knots[-1])
     right = torch.searchsorted(knots, x.contiguous()).clamp(1, len(knots) - 1)

@@ -7,7 +7,8 @@ Everything is written for noise that adds up, :math:`x_\sigma = x_0 + \sigma n`,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -117,6 +118,16 @@ def encode_pair(denoise: Denoiser, x: Tensor, levels: Tensor, *, spread: Tensor 
     Returns
     -------
     Values of w at ``levels[0]`` and ``levels[1]``, each of about unit size.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import GaussianDenoiser, encode_pair, karras_levels
+    >>> denoiser = GaussianDenoiser(2, 2)
+    >>> denoiser.set_covariance(torch.eye(2))
+    >>> first, second = encode_pair(denoiser, torch.tensor([[1.0, -1.0]]), karras_levels(8).float())
+    >>> first.shape
+    torch.Size([1, 2])
     """
     flow = _Flow(denoise, levels, spread)
     after = x / flow.size(-1)
@@ -141,6 +152,16 @@ def decode_pair(
     Returns
     -------
     Data (n, ...), centred.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import GaussianDenoiser, decode_pair, encode_pair, karras_levels
+    >>> denoiser = GaussianDenoiser(2, 2)
+    >>> denoiser.set_covariance(torch.tensor([[1.0, 0.6], [0.6, 1.0]]))
+    >>> x, levels = torch.tensor([[1.0, -1.0]]), karras_levels(8).float()
+    >>> bool(torch.allclose(decode_pair(denoiser, encode_pair(denoiser, x, levels), levels), x, atol=1e-3))
+    True
     """
     flow = _Flow(denoise, levels, spread)
     before, after = pair
@@ -212,6 +233,15 @@ class EMA(nn.Module):
     decay
         Share of the old average that is kept at each update, in [0, 1); less in the first updates, so that the start
         is forgotten.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import EMA
+    >>> net = torch.nn.Linear(3, 2)
+    >>> average = EMA(net)
+    >>> average.update(net)  # after each step of the optimizer
+    >>> average.copy_to(net)
     """
 
     n_updates: Tensor
@@ -240,6 +270,19 @@ class EMA(nn.Module):
         averages, values = self._pairs(module)
         for average, value in zip(averages, values, strict=True):
             value.copy_(average)
+
+    @contextmanager
+    @torch.no_grad()
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Within the block the averages stand in the place of the parameters."""
+        averages, values = self._pairs(module)
+        kept = [value.clone() for value in values]
+        self.copy_to(module)
+        try:
+            yield
+        finally:
+            for before, value in zip(kept, values, strict=True):
+                value.copy_(before)
 
     def _pairs(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         named = list(module.named_parameters())

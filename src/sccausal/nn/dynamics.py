@@ -68,6 +68,15 @@ class LaggedDynamics(nn.Module):
     Notes
     -----
     Sources are rows and targets columns of :attr:`gates`, (d + n_other, d): the block itself first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import LaggedDynamics
+    >>> dynamics = LaggedDynamics(n_state=3, n_other=2, n_features=4)
+    >>> law = dynamics(torch.zeros(5, 3), torch.ones(5, 1), torch.zeros(5, 2), torch.zeros(5, 4))
+    >>> law[0].shape, dynamics.weights().shape
+    (torch.Size([5, 3]), torch.Size([5, 3]))
     """
 
     def __init__(
@@ -129,6 +138,16 @@ class LaggedDynamics(nn.Module):
         if features is not None and self.n_features:
             mean, log_var = mean + features @ self.goal, log_var + features @ self.spread
         return mean, log_var.clamp(-10.0, 6.0)
+
+    def shares(self, features: Tensor) -> Tensor:
+        """Share of each coordinate in what interventions do to goals and noises, (n, d); rows sum to 1.
+
+        Sizes enter with the fourth power, so that a coordinate that an intervention hits stands out.
+        """
+        mean, log_var = self.natural(features, len(features))
+        base, base_log_var = self.natural(None, 1)
+        size = (mean - base).square() * torch.exp(-base_log_var) + 0.25 * (log_var - base_log_var).square()
+        return size.square() / size.square().sum(1, keepdim=True).clamp_min(1e-9)
 
     def kept(self, features: Tensor | None, n: int) -> Tensor:
         """Share of the parents' say that an intervention leaves, (n, d); 1 for control."""

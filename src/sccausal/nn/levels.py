@@ -40,6 +40,12 @@ def noise_levels(
     ------
     sccausal._errors.SetupError
         The ends are not in order, there are fewer than two levels, or the spacing is unknown.
+
+    Examples
+    --------
+    >>> from sccausal.nn import noise_levels
+    >>> [round(level, 2) for level in noise_levels(3, 0.1, 10.0).tolist()]
+    [10.0, 1.0, 0.1]
     """
     if n < 2 or not 0 < sigma_min < sigma_max:
         raise SetupError(f"Need 2 levels or more and 0 < sigma_min < sigma_max; got {n}, {sigma_min}, {sigma_max}.")
@@ -66,6 +72,13 @@ def vp_levels(n_steps: int = 1000, schedule: Schedule = "linear", *, low: float 
     Returns
     -------
     Levels (n_steps,), double, falling: the first is the noisiest.
+
+    Examples
+    --------
+    >>> from sccausal.nn import vp_levels
+    >>> levels = vp_levels(1000)
+    >>> levels.shape, bool(levels[0] > levels[-1])
+    (torch.Size([1000]), True)
     """
     if n_steps < 1:
         raise SetupError(f"A schedule needs one step or more; got {n_steps}.")
@@ -97,6 +110,12 @@ def karras_levels(n_steps: int, low: float = 0.02, high: float = 80.0, rho: floa
         Smallest and largest level, in units of the data.
     rho
         Power; large values put more steps at low noise.
+
+    Examples
+    --------
+    >>> from sccausal.nn import karras_levels
+    >>> [round(level, 2) for level in karras_levels(3, low=0.1, high=10.0).tolist()]
+    [10.0, 1.45, 0.1]
     """
     if n_steps < 2 or not 0 < low < high:
         raise SetupError(f"Levels need n_steps >= 2 and 0 < low < high; got {n_steps}, {low}, {high}.")
@@ -126,6 +145,14 @@ def skip_scale(sigma: Tensor, spread: Tensor | float) -> tuple[Tensor, Tensor, T
     Returns
     -------
     ``skip, out, scale``. The weight of the squared error that gives F unit variance targets is ``out ** -2``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import skip_scale
+    >>> skip, out, scale = skip_scale(torch.tensor(1.0), 1.0)
+    >>> round(skip.item(), 2), round(out.item(), 2), round(scale.item(), 2)
+    (0.5, 0.71, 0.71)
     """
     spread = torch.as_tensor(spread, dtype=sigma.dtype, device=sigma.device)
     total = sigma**2 + spread**2

@@ -30,6 +30,14 @@ class PermutationTest:
     t_pvalue
         One-sample t-test of the null against the observed value, as in the paper: it falls with the number of
         permutations, whatever the data, and is given for comparison only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sccausal.nn import PermutationTest
+    >>> test = PermutationTest(observed=0.9, null=np.array([0.1, 0.2, 0.3]), pvalue=0.25, z=7.0, t_pvalue=0.01)
+    >>> test.pvalue  # the smallest that three permutations allow
+    0.25
     """
 
     observed: float
@@ -92,6 +100,16 @@ def permuted_scores(
         latents (d,), and its variance (). Its own score is not returned.
     chunk
         Orders handled at once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import permuted_scores
+    >>> x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    >>> c = torch.corrcoef(x.T)
+    >>> orders = torch.tensor([[0, 1, 2, 3], [3, 1, 0, 2]])  # of four genes, for two communities of two
+    >>> permuted_scores(c[:4, :4], c[:4, 4:], c[4:, 4:], [2, 2], orders, n=100).shape
+    torch.Size([2, 2])
     """
     width = max(sizes)
     starts = np.cumsum([0, *sizes[:-1]])

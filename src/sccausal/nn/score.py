@@ -35,6 +35,21 @@ def preconditioning(sigma: Tensor, kind: Parametrisation = "edm") -> Preconditio
     :math:`c_{skip} = 1/(\sigma^2+1)`, :math:`c_{out} = \sigma/\sqrt{\sigma^2+1}`. ``"reference"`` is the form of
     :cite:p:`Lorch2026`, :math:`D(x) = \tilde x - \sigma F(\tilde x)` with :math:`\tilde x = x/\sqrt{1+\sigma^2}`, whose
     network must cancel :math:`\tilde x` where the noise is large.
+
+    Parameters
+    ----------
+    sigma
+        Noise levels, of any shape; the factors have the same.
+    kind
+        ``"edm"`` or ``"reference"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import preconditioning
+    >>> factors = preconditioning(torch.tensor([1.0]))
+    >>> round(factors.skip.item(), 2), round(factors.out.item(), 2)
+    (0.5, 0.71)
     """
     if kind == "edm":
         return Preconditioning(*skip_scale(sigma, 1.0))
@@ -54,6 +69,15 @@ class GaussianDenoiser(nn.Module):
         Dimension d.
     n_axes
         Number k of axes with a variance of their own.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import GaussianDenoiser
+    >>> denoiser = GaussianDenoiser(n_dims=2, n_axes=2)
+    >>> denoiser.set_covariance(torch.eye(2))
+    >>> denoiser(torch.tensor([[2.0, 0.0]]), 1.0).tolist()  # half way to the mean
+    [[1.0, 0.0]]
     """
 
     axes: Tensor
@@ -152,6 +176,15 @@ def annealed_langevin(
     Returns
     -------
     States (n, d), noisy at the last level; ``len(levels) * n_steps`` calls of the denoiser.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import GaussianDenoiser, annealed_langevin, noise_levels
+    >>> denoiser = GaussianDenoiser(2, 2)
+    >>> denoiser.set_covariance(torch.eye(2))
+    >>> annealed_langevin(denoiser, torch.randn(50, 2), noise_levels(3), n_steps=5).shape
+    torch.Size([50, 2])
     """
     for sigma in levels.tolist():
         size = step * sigma**2
@@ -167,6 +200,28 @@ def fixed_points(denoiser: Denoiser, x: Tensor, levels: Tensor, *, n_iter: int =
 
     Replaces x by its denoised value, which is a step of the size of the squared level: ten times and more cheaper than
     following the flow, with the same end.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser D.
+    x
+        Points to start from (n, d).
+    levels
+        Noise levels, falling.
+    n_iter
+        Most steps at each level.
+    tolerance
+        Largest change at which to go on to the next level.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.nn import GaussianDenoiser, fixed_points, noise_levels
+    >>> denoiser = GaussianDenoiser(2, 2)
+    >>> denoiser.set_covariance(torch.eye(2))
+    >>> bool(fixed_points(denoiser, torch.ones(1, 2), noise_levels(5)).abs().max() < 0.1)  # the mean is at rest
+    True
     """
     for sigma in levels.tolist():
         for _ in range(n_iter):

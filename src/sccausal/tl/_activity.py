@@ -73,6 +73,16 @@ def tf_activity(
         A community has no measured regulator that varies, or values are not finite.
     sccausal._errors.SetupError
         The method is not known, or the reference holds no activities.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, seed=0))
+    >>> sets = {"first": list(adata.var_names[:8]), "second": list(adata.var_names[8:16])}
+    >>> scc.tl.tf_activity(adata, sets).columns.tolist()
+    ['first', 'second', 'global']
+    >>> adata.obsm["tf_activity"].shape
+    (200, 3)
     """
     from sccausal.grn import fit_activity
     from sccausal.pp._genes import _training_rows

@@ -305,6 +305,19 @@ def edge_implication(
     ------
     sccausal._errors.InputDataError
         The tables have no sources or genes in common.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> genes = list("ABCDEF")
+    >>> effects = pd.DataFrame(np.random.default_rng(0).normal(size=(6, 6)), genes, genes)  # sources x targets
+    >>> changed = effects.abs() > 1.5  # differential expression, in earnest from other cells
+    >>> table = scc.tl.edge_implication(effects, changed, quantiles=(0.9,))
+    >>> table[["n_edges", "precision"]].round(2)
+       n_edges  precision
+    0        3       0.33
     """
     from scipy.stats import fisher_exact
     from statsmodels.stats.proportion import proportion_confint
@@ -373,6 +386,15 @@ def clipr_modules(
         Group of each gene (``"module_0"`` is the largest), missing for those in none, in the order of the tree.
     enrichment
         As from :func:`sccausal.grn.over_representation`, or ``None``.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_stationary(12, n_cells=100, seed=0)
+    >>> result = scc.tl.clipr(adata, intervention_key="intervention", control="control", n_bootstrap=0)
+    >>> modules, _ = scc.tl.clipr_modules(result, min_size=2)
+    >>> len(modules)
+    12
     """
     from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 

@@ -80,6 +80,16 @@ def tf_communities(
         The network has too few edges between regulators.
     sccausal._errors.SetupError
         A setting is out of range.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(300, 60, 4, n_regulators=20, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> network = scc.tl.grn(adata, cells.uns["truth"]["network"])
+    >>> found = scc.tl.tf_communities(adata, resolutions=[1.0], n_runs=20, n_permutations=50, n_rewired=0)
+    >>> len(found.names) >= 2
+    True
     """
     from sccausal.grn import find_communities
     from sccausal.grn._communities import RESOLUTIONS

@@ -82,6 +82,13 @@ def compare(
         No trained model is given, or there is no cell to score or to start from.
     sccausal._errors.UnknownNameError
         A baseline or intervention is not known.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> table = scc.tl.compare(model, adata, baselines=["MeanShift"], metrics=["rmse"])
+    >>> table["method"].unique().tolist()
+    ['ScConCRL', 'mean shift', 'no change', 'duplicate']
     """
     from sccausal.metrics import evaluate_predictions
 

@@ -52,7 +52,8 @@ def concept_de(
         Draws of units.
     warm_start
         Refits start from the weights of ``model`` and so need fewer epochs (``train={"max_epochs": ...}``). With too
-        few of them the refits stay near the model and standard errors come out too small.
+        few of them the refits stay near the model and standard errors come out too small: after 40 epochs about a tenth
+        of the genes without a trend had p < .05 in simulations.
     train
         Arguments of ``train``; default those of a run on the CPU without progress bar.
     n_jobs
@@ -221,6 +222,14 @@ def gene_set_response(
     ------
     sccausal._errors.UnknownNameError
         A gene, concept or value is not known.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> do = {"a": ["a0", "a1"], "b": ["b0", "b1"]}
+    >>> table = scc.tl.gene_set_response({"with DAG": model}, do, adata.var_names[:5])
+    >>> table.columns.tolist()
+    ['model', 'a', 'b', 'score', 'observed']
     """
     from sccausal.models._cells import comparable
 

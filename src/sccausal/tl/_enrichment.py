@@ -68,6 +68,18 @@ def community_enrichment(
         No gene set fits the background.
     ImportError
         gseapy is not installed.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(300, 60, 4, n_regulators=20, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> network = scc.tl.grn(adata, cells.uns["truth"]["network"])
+    >>> sets = {"first": list(adata.var_names[:10]), "second": list(adata.var_names[10:20])}
+    >>> communities = {"A": network.regulators[:5], "B": network.regulators[5:10]}
+    >>> table = scc.tl.community_enrichment(adata, sets, communities, min_size=3)
+    >>> sorted(table.columns)[:4]
+    ['community', 'enriched', 'genes', 'is_background']
     """
     from sccausal.grn import over_representation
 

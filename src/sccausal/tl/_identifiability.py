@@ -20,5 +20,12 @@ def identifiability(model: CausalModel) -> IdentifiabilityReport:
     -------
     The report of ``model.identifiability_report()``: one line per assumption with its verdict (``"holds"``,
     ``"violated"`` or ``"unknown"``), the statistic behind it and what follows from it.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> report = scc.tl.identifiability(model)
+    >>> sorted(report.to_frame().columns)
+    ['assumption', 'checkable', 'explanation', 'name', 'statistic', 'verdict']
     """
     return model.identifiability_report()

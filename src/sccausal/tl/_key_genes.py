@@ -60,6 +60,13 @@ def key_genes(
         The intervention was left out and the model knows several.
     sccausal._errors.UnknownNameError
         The intervention is not known.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> table = scc.tl.key_genes(model, "stimulated", n_top=5)
+    >>> len(table), table["rank"].tolist()
+    (5, [1, 2, 3, 4, 5])
     """
     wished = _single(model, intervention)
     change = model.perturbation.effects([wished], adata, seed=seed, batch_size=batch_size)

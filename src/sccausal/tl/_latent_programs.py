@@ -60,6 +60,13 @@ def latent_programs(
     -----
     Loadings are derivatives of the decoder at the mean cell. Latents that are identified only as a block are programs
     up to a mixing of that block; see ``model.identifiability_report()``.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> table = scc.tl.latent_programs(model, top=3)
+    >>> table.columns.tolist()
+    ['latent', 'sign', 'gene', 'loading', 'rank']
     """
     if not callable(getattr(model, "latent_loadings", None)):
         raise NotSupportedError(f"{type(model).__name__} does not tell the genes of its latents (latent_loadings).")

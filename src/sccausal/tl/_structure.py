@@ -107,6 +107,14 @@ def structure(
         If a column, gene or setting is not known.
     InputDataError
         If values are not finite, or no target of an intervention is a gene of ``adata``.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_stationary(8, n_cells=100, seed=0)
+    >>> network = scc.tl.structure(adata, intervention_key="intervention", control="control")
+    >>> sorted(network.to_frame().columns)
+    ['evidence', 'intervened', 'source', 'target', 'weight']
     """
     if acyclicity not in ("auto", "logdet", None):
         raise SetupError(f"`acyclicity` is {acyclicity!r}; choose 'auto', 'logdet' or None.")

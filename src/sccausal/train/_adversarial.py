@@ -42,6 +42,13 @@ class AdversarialCausalTrainingPlan(CausalTrainingPlan):
     ------
     SetupError
         The module has no adversary, or ``n_adversary_steps`` is below 1.
+
+    Examples
+    --------
+    >>> from sccausal.models import CausalModel
+    >>> from sccausal.train import AdversarialCausalTrainingPlan
+    >>> class MyModel(CausalModel):  # its module offers adversary_loss and adversary_parameters
+    ...     _training_plan_cls = AdversarialCausalTrainingPlan
     """
 
     def __init__(

@@ -32,6 +32,13 @@ def parameter_groups(module: nn.Module, lr: float, exclude: Iterable[nn.Paramete
     ------
     SetupError
         A parameter stands in two groups, or two groups share a name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.train import parameter_groups
+    >>> [(group["name"], len(group["params"])) for group in parameter_groups(torch.nn.Linear(2, 2), lr=1e-3)]
+    [('network', 2)]
     """
     hook = getattr(module, "parameter_groups", None)
     listed = [dict(group) for group in hook(lr)] if callable(hook) else []

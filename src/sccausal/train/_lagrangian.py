@@ -24,6 +24,12 @@ class LagrangianState(NamedTuple):
         Weight of the quadratic term.
     previous
         Value of the constraint at the last update; infinity before the first.
+
+    Examples
+    --------
+    >>> from sccausal.train import LagrangianState
+    >>> LagrangianState().penalty
+    1.0
     """
 
     multiplier: float = 0.0
@@ -63,6 +69,13 @@ def lagrangian_update(
         ``factor`` is below 1, or ``shrink`` is not in (0, 1].
     NumericalError
         ``h`` is not finite.
+
+    Examples
+    --------
+    >>> from sccausal.train import LagrangianState, lagrangian_update
+    >>> state = lagrangian_update(LagrangianState(penalty=2.0, previous=0.5), h=0.4)  # shrank too little
+    >>> state.multiplier, state.penalty
+    (0.8, 20.0)
     """
     if factor < 1.0 or not 0.0 < shrink <= 1.0:
         raise SetupError(f"factor must be >= 1 and shrink in (0, 1]; found factor={factor}, shrink={shrink}.")
@@ -90,6 +103,15 @@ def register_lagrangian_buffers(module: nn.Module, *, multiplier: float = 0.0, p
         Module with a method ``constraint() -> 0-d tensor``.
     multiplier, penalty
         Values to start from.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.train import register_lagrangian_buffers
+    >>> module = torch.nn.Linear(2, 2)
+    >>> register_lagrangian_buffers(module)
+    >>> len(list(module.buffers()))
+    3
     """
     for name, value in zip(_BUFFERS, (multiplier, penalty, math.inf), strict=True):
         module.register_buffer(name, torch.tensor(float(value)))
@@ -120,5 +142,14 @@ def augmented_lagrangian(module: nn.Module, h: torch.Tensor) -> torch.Tensor:
         Module whose buffers hold the state.
     h
         0-d tensor, the constraint, differentiable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sccausal.train import augmented_lagrangian, register_lagrangian_buffers
+    >>> module = torch.nn.Linear(2, 2)
+    >>> register_lagrangian_buffers(module, multiplier=1.0, penalty=2.0)
+    >>> augmented_lagrangian(module, torch.tensor(3.0)).item()  # 1 * 3 + 2 / 2 * 3 ** 2
+    12.0
     """
     return module.lagrangian_multiplier * h + 0.5 * module.lagrangian_penalty * h.square()

@@ -16,6 +16,7 @@ from scvi.train import Trainer
 
 from sccausal._errors import SetupError
 from sccausal.train._arguments import check_names, named_arguments
+from sccausal.train._history import with_history
 from sccausal.train._nan_guard import NanGuard
 from sccausal.train._plan import CausalTrainingPlan
 from sccausal.train._resume import SPLIT, ResumeCheckpoint, load_history, read_resume, resume_path, run_fingerprint
@@ -26,7 +27,14 @@ logger = logging.getLogger(__name__)
 
 
 class CausalTrainingMixin:
-    """Training by gradient descent; the class attributes are the points to override."""
+    """Training by gradient descent; the class attributes are the points to override.
+
+    Examples
+    --------
+    >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False, plan_kwargs={"lr": 1e-4})
+    >>> model.is_trained
+    True
+    """
 
     _data_splitter_cls: type[pl.LightningDataModule] = DataSplitter
     _training_plan_cls: type[CausalTrainingPlan] = CausalTrainingPlan
@@ -86,7 +94,8 @@ class CausalTrainingMixin:
         datasplitter_kwargs
             Further arguments of the class that splits and loads the cells.
         **trainer_kwargs
-            Further arguments of :class:`scvi.train.Trainer`.
+            Further arguments of :class:`scvi.train.Trainer`. Loggers given as ``logger`` (of Lightning, MLflow, ...)
+            work beside ``model.history``.
 
         Raises
         ------
@@ -134,6 +143,8 @@ class CausalTrainingMixin:
         if checkpoint is not None:
             callbacks.append(ResumeCheckpoint(*checkpoint, seed, checkpoint_every, state))
         given = trainer_kwargs.pop("callbacks", None) or []
+        if "logger" in trainer_kwargs:
+            trainer_kwargs["logger"] = with_history(trainer_kwargs["logger"])
         defaults: dict[str, Any] = {
             "early_stopping": early_stopping,
             "early_stopping_monitor": "score_validation",

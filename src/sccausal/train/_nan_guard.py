@@ -23,6 +23,13 @@ class NanGuard(Callback):
     the copy is restored and :class:`~sccausal.NumericalError` names the first affected input, parameter, part of
     the loss or gradient. A distribution that refuses such values in the forward pass is recognised as well; then
     ``error`` holds what the runner raises.
+
+    Examples
+    --------
+    >>> from sccausal.train import NanGuard
+    >>> guard = NanGuard()  # a callback; train() of every model has one
+    >>> guard.error is None
+    True
     """
 
     def __init__(self) -> None:

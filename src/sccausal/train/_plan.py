@@ -80,6 +80,13 @@ class CausalTrainingPlan(TrainingPlan):
     ------
     SetupError
         An argument is unknown to the plan and to ``module.loss``, or out of its range.
+
+    Examples
+    --------
+    >>> from sccausal.train import CausalTrainingPlan
+    >>> plan = CausalTrainingPlan(model.module, lr=1e-3, warmup_fraction=0.25)
+    >>> sorted(group["name"] for group in plan.configure_optimizers()["optimizer"].param_groups)
+    ['batch_discriminator', 'network', 'structure']
     """
 
     def __init__(

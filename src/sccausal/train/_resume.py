@@ -49,6 +49,12 @@ class ResumeCheckpoint(Callback):
         Epochs between two writes.
     state
         State to start from, as given by :func:`read_resume`.
+
+    Examples
+    --------
+    >>> model.train(  # doctest: +SKIP
+    ...     max_epochs=200, checkpoint_dir="run"
+    ... )  # killed and started again, it goes on where it stood
     """
 
     def __init__(

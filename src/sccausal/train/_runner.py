@@ -28,6 +28,13 @@ class CausalTrainRunner(TrainRunner):
         From :class:`~sccausal.train.NanGuard`; the model has the last good weights.
     SetupError
         Distributed training met parameters without gradient under a strategy that does not look for them.
+
+    Examples
+    --------
+    >>> from sccausal.models import CausalModel
+    >>> from sccausal.train import CausalTrainRunner
+    >>> CausalModel._train_runner_cls is CausalTrainRunner  # train() makes and runs it
+    True
     """
 
     def _run_training_core(self) -> None:

@@ -10,7 +10,23 @@ from scvi import settings
 
 
 def reseed(*entropy: int) -> None:
-    """Seed Python, NumPy and PyTorch from a few non-negative integers, e.g. ``(seed, epoch, rank)``."""
+    """Seed Python, NumPy and PyTorch from a few non-negative integers, e.g. ``(seed, epoch, rank)``.
+
+    Parameters
+    ----------
+    entropy
+        Non-negative integers; the same ones give the same random state.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sccausal.train import reseed
+    >>> reseed(0, 5)
+    >>> first = np.random.normal()
+    >>> reseed(0, 5)
+    >>> first == np.random.normal()
+    True
+    """
     words = np.random.SeedSequence([int(e) for e in entropy]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))  # noqa: NPY002  other packages draw from the legacy state

@@ -66,6 +66,19 @@ def test_diffusion_does_not_shape_the_space(space):
     assert not y.requires_grad and loss.requires_grad and loss.shape == (200,)
 
 
+def test_kl_terms_count_per_gene_in_either_space():
+    """Held against the few coordinates of a latent space they would drown the labels."""
+    for setup, likelihood in ((None, "gaussian"), ({"layer": "counts"}, "nb")):
+        model = fitted(simulated(120, 40), keys=["a", "b"], dag=None, epochs=1, setup=setup, gene_likelihood=likelihood)
+        module = model.module.train()
+        batch = next(iter(model._make_data_loader(model.adata, batch_size=64)))
+        loss = module(batch)[2]
+        parts = loss.extra_metrics
+        exogenous = parts["kl_exogenous"] + parts["kl_unexplained"]
+        per_gene = (exogenous + 3.0 * parts["kl_endogenous"]) / 40
+        assert float(loss.kl_local_sum.detach() / 64) == pytest.approx(float(per_gene.detach()), rel=1e-4)
+
+
 def test_wrong_expression_and_likelihood_are_named():
     adata = simulated(100, 20)
     with pytest.raises(InputDataError, match="counts"):

@@ -83,18 +83,20 @@ class CausCell(EmbeddingsMixin, EffectsMixin, CounterfactualMixin, CausalModel):
     An edge that is missing from ``dag`` is a claim: its effect will not be seen. Differences between counterfactual
     and observed cells are effects only if the graph is right and nothing hidden causes two concepts.
 
-    Examples
-    --------
-    >>> from sccausal import CausCell
-    >>> CausCell.setup_anndata(adata, concept_keys=["cell_type", "donor", "condition"])  # doctest: +SKIP
-    >>> model = CausCell(adata, dag={"condition": ["donor"]})  # doctest: +SKIP
-    >>> model.train()  # doctest: +SKIP
-    >>> after = model.counterfactual(do={"condition": "stimulated"})  # doctest: +SKIP
-
     See Also
     --------
     sccausal.tl.concept_de : genes that change with a concept.
     sccausal.models.ScConCRL : response to one condition, with a gene network.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_concepts(120, 30, seed=0))
+    >>> scc.CausCell.setup_anndata(adata, concept_keys=["a", "b"])
+    >>> model = scc.CausCell(adata, dag={"b": ["a"]})
+    >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)  # in earnest: model.train()
+    >>> model.counterfactual(do={"a": "a1"}).shape
+    (120, 30)
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation"})
@@ -275,8 +277,12 @@ class CausCell(EmbeddingsMixin, EffectsMixin, CounterfactualMixin, CausalModel):
         ----------
         max_epochs
             Passes through the training cells; default: about 1 200 updates, between 20 and 150 epochs.
-        accelerator, devices, train_size, validation_size, shuffle_set_split, early_stopping
+        accelerator, devices, train_size, validation_size, shuffle_set_split
             As in every model; see :meth:`sccausal.models.CausalModel.train`.
+        early_stopping
+            Stop when the denoising error of the validation cells (``1 - train_size`` of them) has not fallen for
+            ``early_stopping_patience`` epochs. They are given the same noise in every epoch, and the averaged weights.
+            Of use with a ``max_epochs`` above the default, which is short enough for most data.
         batch_size
             Cells per minibatch; default 256, or an eighth of the cells where they are few.
         external_indexing
@@ -291,6 +297,8 @@ class CausCell(EmbeddingsMixin, EffectsMixin, CounterfactualMixin, CausalModel):
         if max_epochs is None:
             updates = max(1, round(self.adata.n_obs * (train_size or 0.9) / batch_size))
             max_epochs = int(np.clip(_UPDATES // updates, 20, 150))
+        # the ELBO says little here: KL terms rise while embeddings learn their labels
+        kwargs.setdefault("early_stopping_monitor", "reconstruction_loss_validation")
         super().train(
             max_epochs,
             accelerator=accelerator,

@@ -66,7 +66,7 @@ class CausCellModule(BaseModuleClass):
         if gene_likelihood not in ("gaussian", "nb"):
             raise unknown_name("gene_likelihood", gene_likelihood, ("gaussian", "nb"))
         self.gene_likelihood = gene_likelihood
-        self.concepts, self.n_latent = list(concepts), n_latent
+        self.concepts, self.n_latent, self.n_genes = list(concepts), n_latent, n_genes
         m = len(self.concepts)
         self.weights = {
             "exogenous": exogenous_weight,
@@ -140,6 +140,18 @@ class CausCellModule(BaseModuleClass):
 
     # ------------------------------------------------------------------ scvi-tools' steps
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Loss of a minibatch; out of training with the averaged weights, and with the same draws at every call.
+
+        So the validation losses of two epochs differ by the weights alone, and judge those that inference uses.
+        """
+        if self.training:
+            return super().forward(*args, **kwargs)
+        device = self.ema.n_updates.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), self.ema.applied(self):
+            torch.manual_seed(0)
+            return super().forward(*args, **kwargs)
+
     def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
         return {"x": tensors[KEYS.X]}
 
@@ -187,7 +199,7 @@ class CausCellModule(BaseModuleClass):
         error = error + generative_outputs["space"]
         exogenous, endogenous = self._kl(inference_outputs, labels)
         w = self.weights
-        kl = (w["exogenous"] * exogenous.sum(1) + w["endogenous"] * endogenous) / self.space.n_dims
+        kl = (w["exogenous"] * exogenous.sum(1) + w["endogenous"] * endogenous) / self.n_genes
         logits = [head(z[:, j]) for j, head in enumerate(self.heads)]
         classifier = torch.stack([soft_entropy(a, y) for a, y in zip(logits, labels, strict=True)])
         unexplained, blocks = self.adversaries(eps, labels)
