@@ -6,6 +6,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from sccausal._on_import import register_accessor, when_imported
+
 if TYPE_CHECKING:
     from scvi import settings
 
@@ -50,6 +52,10 @@ __all__ = [
     "settings",
     "tl",
 ]
+
+
+# `adata.causal`, without importing anndata before it is needed
+when_imported("anndata", register_accessor)
 
 
 def __getattr__(name: str) -> Any:

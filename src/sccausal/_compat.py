@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import rich.pretty  # noqa: F401  # scvi-tools' view_anndata_setup uses it without importing it
 from scvi.data import AnnDataManager
 from scvi.data._constants import (
     _FIELD_REGISTRIES_KEY,
@@ -20,6 +21,7 @@ from scvi.data._constants import (
 )
 from scvi.model._utils import parse_device_args
 from scvi.model.base import _save_load
+from scvi.train._logger import SimpleLogger as SimpleLogger  # the logger behind model.history
 
 FIELD_REGISTRIES: str = _FIELD_REGISTRIES_KEY
 MODEL_NAME: str = _MODEL_NAME_KEY

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import notebook_model
 import scanpy as sc
 import scvi
 from anndata import AnnData
@@ -292,3 +293,18 @@ CASES = [
         slow=True,
     ),
 ]
+
+# a source package without the notebooks has one case less
+if notebook_model.NOTEBOOK.exists():
+    CASES.append(
+        Case(
+            name="notebook",
+            model=notebook_model.load().FactorShift,
+            data=toy_data,
+            setup=TOY_SETUP,
+            init={"n_latent": 4},
+            train={**TOY_TRAIN, "max_epochs": 15, "plan_kwargs": {"lr": 0.01}},
+            pair=("g0", "g1"),
+            best="g0+g1",
+        )
+    )

@@ -47,6 +47,17 @@ class Baseline:
     ----------
     clip
         What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, seed=0))
+    >>> rule = scc.baselines.PerturbedMean()
+    >>> isinstance(rule, scc.baselines.Baseline)
+    True
+    >>> rule = rule.fit(adata, intervention_key="intervention", control="control")
+    >>> sorted(rule.interventions)
+    ['G0007', 'G0010', 'G0019', 'G0026']
     """
 
     name: ClassVar[str] = "baseline"

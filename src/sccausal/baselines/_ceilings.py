@@ -25,6 +25,15 @@ class TechnicalDuplicate(Baseline):
     ----------
     seed
         Seed of the split.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> ceiling = scc.baselines.TechnicalDuplicate().fit(adata, intervention_key="intervention", control="control")
+    >>> half, other = ceiling.predict(interventions=["G0007"]), ceiling.held_back(["G0007"])
+    >>> half.n_obs, other.n_obs
+    (13, 14)
     """
 
     name: ClassVar[str] = "duplicate"
@@ -88,6 +97,19 @@ class InterpolatedDuplicate(TechnicalDuplicate):
     A gene keeps the share ``max(0, 1 - v / d^2)`` of its deviation d from the mean of all other interventions of its
     type (the control mean if there is none), v the squared standard error of the half's mean: where half of the cells
     says nothing reliable, the mean baseline speaks. After the interpolated duplicate of :cite:p:`Mejia2025`.
+
+    Parameters
+    ----------
+    seed
+        Seed of the halves.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> ceiling = scc.baselines.InterpolatedDuplicate().fit(adata, intervention_key="intervention", control="control")
+    >>> ceiling.predict(interventions=["G0007"]).n_obs  # half of the cells
+    13
     """
 
     name: ClassVar[str] = "interpolated duplicate"
@@ -117,6 +139,16 @@ class PermutedLabels(Baseline):
         Unfitted baseline to train on shuffled labels, e.g. ``Additive()``.
     seed
         Seed of the shuffle.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> wrong = scc.baselines.PermutedLabels(scc.baselines.Additive()).fit(
+    ...     adata, intervention_key="intervention", control="control"
+    ... )
+    >>> wrong.predict(interventions=["G0007"]).shape
+    (40, 30)
     """
 
     name: ClassVar[str] = "permuted labels"

@@ -43,6 +43,18 @@ class LatentShift(MeanShift):
         Seed of the training.
     clip
         As in :class:`Baseline`; ``"mean"`` acts like ``"zero"`` here, the shift being different in each cell.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(200, 30, 4, n_types=3, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> rule = scc.baselines.LatentShift(method="pca", n_latent=5).fit(
+    ...     adata, intervention_key="intervention", control="control", labels_key="cell_type"
+    ... )
+    >>> predicted = rule.predict(interventions=["G0007"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('latent shift', (40, 30))
     """
 
     name: ClassVar[str] = "latent shift"

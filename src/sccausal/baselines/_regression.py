@@ -27,6 +27,18 @@ class RidgeOnMeans(MeanShift):
         Ridge penalty in units of the mean eigenvalue of the types' Gram matrix, i.e. free of the data's scale.
     clip
         As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(200, 30, 4, n_types=3, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> rule = scc.baselines.RidgeOnMeans().fit(
+    ...     adata, intervention_key="intervention", control="control", labels_key="cell_type"
+    ... )
+    >>> predicted = rule.predict(interventions=["G0007"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('ridge on type means', (40, 30))
     """
 
     name: ClassVar[str] = "ridge on type means"
@@ -62,6 +74,18 @@ class PerGeneRegression(RidgeOnMeans):
         Added to the sum of squares of each gene's control means over types, in squared log1p(1e4).
     clip
         As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(200, 30, 4, n_types=3, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> rule = scc.baselines.PerGeneRegression().fit(
+    ...     adata, intervention_key="intervention", control="control", labels_key="cell_type"
+    ... )
+    >>> predicted = rule.predict(interventions=["G0007"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('per-gene regression', (40, 30))
     """
 
     name: ClassVar[str] = "per-gene regression"
@@ -92,6 +116,15 @@ class LinearGWP(Baseline):
         Features of the targets (targets x features) instead of rows of G.
     clip
         As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> rule = scc.baselines.LinearGWP(n_components=3).fit(adata, intervention_key="intervention", control="control")
+    >>> predicted = rule.predict(interventions=["G0007+G0010"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('linear GWP', (40, 30))
     """
 
     name: ClassVar[str] = "linear GWP"
@@ -147,6 +180,17 @@ class LatentAdditive(Baseline):
         Ridge penalty, in interventions: effects of a target seen once are shrunk by ``1 / (1 + penalty)``.
     clip
         As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> rule = scc.baselines.LatentAdditive(n_components=5).fit(
+    ...     adata, intervention_key="intervention", control="control"
+    ... )
+    >>> predicted = rule.predict(interventions=["G0007+G0010"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('latent additive', (40, 30))
     """
 
     name: ClassVar[str] = "latent additive"

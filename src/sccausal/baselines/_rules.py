@@ -17,7 +17,22 @@ logger = logging.getLogger(__name__)
 
 
 class NoChange(Baseline):
-    """Predicts the control cells as they are: the floor every score is read against."""
+    """Predicts the control cells as they are: the floor every score is read against.
+
+    Parameters
+    ----------
+    clip
+        What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> rule = scc.baselines.NoChange().fit(adata, intervention_key="intervention", control="control")
+    >>> predicted = rule.predict(interventions=["G0007+G0010"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('no change', (40, 30))
+    """
 
     name: ClassVar[str] = "no change"
 
@@ -37,6 +52,15 @@ class PerturbedMean(Baseline):
         Average over the interventions of the cell's own type where it has any (the per-covariate perturbed mean).
     clip
         As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> rule = scc.baselines.PerturbedMean().fit(adata, intervention_key="intervention", control="control")
+    >>> predicted = rule.predict(interventions=["G0007+G0010"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('perturbed mean', (40, 30))
     """
 
     name: ClassVar[str] = "perturbed mean"
@@ -61,6 +85,18 @@ class MeanShift(Baseline):
         ``"types"`` counts each type once, ``"cells"`` by its cells under the intervention.
     clip
         As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(200, 30, 4, n_types=3, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> rule = scc.baselines.MeanShift().fit(
+    ...     adata, intervention_key="intervention", control="control", labels_key="cell_type"
+    ... )
+    >>> predicted = rule.predict(interventions=["G0007"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('mean shift', (40, 30))
     """
 
     name: ClassVar[str] = "mean shift"
@@ -88,6 +124,25 @@ class ShrunkShift(MeanShift):
     The factor of a gene is ``max(0, 1 - v / d^2)``, d its mean effect over the other types and v the squared standard
     error of d: sampling of cells, plus the spread between types where there are several. Genes without a clear effect
     stay where they are (positive-part shrinkage, :cite:p:`Efron1973`).
+
+    Parameters
+    ----------
+    weights
+        ``"types"`` counts each type once, ``"cells"`` by its cells under the intervention.
+    clip
+        What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(200, 30, 4, n_types=3, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> rule = scc.baselines.ShrunkShift().fit(
+    ...     adata, intervention_key="intervention", control="control", labels_key="cell_type"
+    ... )
+    >>> predicted = rule.predict(interventions=["G0007"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('shrunk shift', (40, 30))
     """
 
     name: ClassVar[str] = "shrunk shift"
@@ -108,7 +163,27 @@ class ShrunkShift(MeanShift):
 
 
 class NearestType(MeanShift):
-    """Copies the effect from the cell type whose control mean is nearest (Euclidean distance over all genes)."""
+    """Copies the effect from the cell type whose control mean is nearest (Euclidean distance over all genes).
+
+    Parameters
+    ----------
+    weights
+        ``"types"`` counts each type once, ``"cells"`` by its cells under the intervention.
+    clip
+        What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(200, 30, 4, n_types=3, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> rule = scc.baselines.NearestType().fit(
+    ...     adata, intervention_key="intervention", control="control", labels_key="cell_type"
+    ... )
+    >>> predicted = rule.predict(interventions=["G0007"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('nearest type', (40, 30))
+    """
 
     name: ClassVar[str] = "nearest type"
 
@@ -129,6 +204,15 @@ class NearestPerturbation(Baseline):
         of the dose rows, i.e. the share of common targets. Among equally like ones the strongest effect wins.
     clip
         As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> rule = scc.baselines.NearestPerturbation().fit(adata, intervention_key="intervention", control="control")
+    >>> predicted = rule.predict(interventions=["G0007+G0026"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('nearest perturbation', (40, 30))
     """
 
     name: ClassVar[str] = "nearest perturbation"
@@ -153,6 +237,20 @@ class Additive(Baseline):
 
     Effects of a target at other doses are scaled linearly. A target that was only seen in combinations gets the mean
     effect of all single targets (logged). Seen combinations are still predicted from their singles.
+
+    Parameters
+    ----------
+    clip
+        What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> rule = scc.baselines.Additive().fit(adata, intervention_key="intervention", control="control")
+    >>> predicted = rule.predict(interventions=["G0007+G0010"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('additive', (40, 30))
     """
 
     name: ClassVar[str] = "additive"
@@ -191,7 +289,22 @@ class Additive(Baseline):
 
 
 class ScaledAdditive(Additive):
-    """Additive rule times one factor, fitted by least squares on training combinations of known singles (else 1)."""
+    """Additive rule times one factor, fitted by least squares on training combinations of known singles (else 1).
+
+    Parameters
+    ----------
+    clip
+        What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> rule = scc.baselines.ScaledAdditive().fit(adata, intervention_key="intervention", control="control")
+    >>> predicted = rule.predict(interventions=["G0007+G0010"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('scaled additive', (40, 30))
+    """
 
     name: ClassVar[str] = "scaled additive"
     factor: float = 1.0
@@ -213,7 +326,22 @@ class ScaledAdditive(Additive):
 
 
 class MatchingMean(Additive):
-    """Predicts the mean of the single interventions on the combination's targets, ``(yA + yB) / 2``."""
+    """Predicts the mean of the single interventions on the combination's targets, ``(yA + yB) / 2``.
+
+    Parameters
+    ----------
+    clip
+        What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> rule = scc.baselines.MatchingMean().fit(adata, intervention_key="intervention", control="control")
+    >>> predicted = rule.predict(interventions=["G0007+G0010"])
+    >>> predicted.uns["sccausal"]["method"], predicted.shape  # as many cells as control has
+    ('matching mean', (40, 30))
+    """
 
     name: ClassVar[str] = "matching mean"
 

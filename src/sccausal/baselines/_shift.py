@@ -28,6 +28,14 @@ def shift_cells(X: np.ndarray, delta: np.ndarray, clip: Clip = "mean") -> np.nda
     Returns
     -------
     Shifted cells (n, g).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> cells = np.array([[0.0, 1.0], [2.0, 1.0]])  # cells x genes
+    >>> scc.baselines.shift_cells(cells, np.array([-0.5, 1.0])).tolist()  # the mean falls by 0.5, no value below 0
+    [[0.0, 2.0], [1.0, 2.0]]
     """
     if clip not in ("mean", "zero", "none"):
         raise SetupError(f"Unknown clip {clip!r}; use 'mean', 'zero' or 'none'.")

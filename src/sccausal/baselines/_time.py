@@ -30,6 +30,18 @@ class TimeRule(Baseline):
     ----------
     clip
         As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_time_course(10, 30, 3, times=(1, 2), seed=0))
+    >>> rule = scc.baselines.TimeAdditive().fit(
+    ...     adata, intervention_key="intervention", control="control", time_key="time"
+    ... )
+    >>> isinstance(rule, scc.baselines.TimeRule)
+    True
+    >>> rule.predict(interventions=rule.interventions[0], times=[1, 2]).obs["time"].unique().tolist()
+    [1.0, 2.0]
     """
 
     name: ClassVar[str] = "time rule"
@@ -163,6 +175,23 @@ class Persistence(TimeRule):
 
     The mean at time t is the mean under the same intervention at the latest time before t (the earliest one if there is
     none before). An intervention that was never seen stays at the control cells of that time.
+
+    Parameters
+    ----------
+    clip
+        What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_time_course(10, 30, 3, times=(1, 2), seed=0))
+    >>> rule = scc.baselines.Persistence().fit(
+    ...     adata, intervention_key="intervention", control="control", time_key="time"
+    ... )
+    >>> target = rule.interventions[0]
+    >>> predicted = rule.predict(interventions=[target], times=[2])
+    >>> predicted.obs["time"].unique().tolist()
+    [2.0]
     """
 
     name: ClassVar[str] = "persistence"
@@ -182,7 +211,23 @@ class Persistence(TimeRule):
 
 
 class TimeMean(TimeRule):
-    """Adds the mean effect of all training interventions at the time (or the nearest time with any)."""
+    """Adds the mean effect of all training interventions at the time (or the nearest time with any).
+
+    Parameters
+    ----------
+    clip
+        What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_time_course(10, 30, 3, times=(1, 2), seed=0))
+    >>> rule = scc.baselines.TimeMean().fit(adata, intervention_key="intervention", control="control", time_key="time")
+    >>> target = rule.interventions[0]
+    >>> predicted = rule.predict(interventions=[target], times=[2])
+    >>> predicted.obs["time"].unique().tolist()
+    [2.0]
+    """
 
     name: ClassVar[str] = "time mean"
 
@@ -195,6 +240,23 @@ class TimeAdditive(TimeRule):
 
     Unseen combinations add the effects of their targets; a target that was never seen gets the mean effect of all
     interventions (logged).
+
+    Parameters
+    ----------
+    clip
+        What happens to values that would become negative, see :func:`sccausal.baselines.shift_cells`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_time_course(10, 30, 3, times=(1, 2), seed=0))
+    >>> rule = scc.baselines.TimeAdditive().fit(
+    ...     adata, intervention_key="intervention", control="control", time_key="time"
+    ... )
+    >>> target = rule.interventions[0]
+    >>> predicted = rule.predict(interventions=[target], times=[2])
+    >>> predicted.obs["time"].unique().tolist()
+    [2.0]
     """
 
     name: ClassVar[str] = "time additive"
@@ -234,6 +296,18 @@ class ElasticNetEmbedding(TimeRule):
         Share of the L1 part.
     clip
         As in :class:`Baseline`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_time_course(10, 30, 3, times=(1, 2), seed=0))
+    >>> rule = scc.baselines.ElasticNetEmbedding(n_features=5).fit(
+    ...     adata, intervention_key="intervention", control="control", time_key="time"
+    ... )
+    >>> target = rule.interventions[0]
+    >>> predicted = rule.predict(interventions=[target], times=[2])
+    >>> predicted.obs["time"].unique().tolist()
+    [2.0]
     """
 
     name: ClassVar[str] = "elastic net on embedding"

@@ -96,6 +96,16 @@ def build_fields(
         If a key is missing, misspelt, incomplete, has one level or is not one the model uses, or ``adata`` is a view.
     InputDataError
         If the expression cannot be used; see :func:`~sccausal.data.check_matrix`.
+
+    Examples
+    --------
+    >>> from sccausal.data import build_fields
+    >>> from sccausal.datasets import simulate_perturb_seq
+    >>> adata = simulate_perturb_seq(100, 30, 3, n_batches=2, seed=0)
+    >>> keys = {"batch_key": "batch", "intervention_key": "intervention", "control": "control"}
+    >>> fields = build_fields(adata, {"batch", "intervention"}, **keys)
+    >>> [field.registry_key for field in fields]
+    ['X', 'batch', 'intervention']
     """
     cells = _modality(adata, mod_key)
     concepts = [concept_keys] if isinstance(concept_keys, str) else list(concept_keys or ())
@@ -155,8 +165,13 @@ def restore_on_error(adata: Any, mod_key: str | None = None) -> Iterator[None]:
 
     Examples
     --------
-    >>> with restore_on_error(query):
-    ...     manager.transfer_fields(query)
+    >>> from scvi.data import AnnDataManager
+    >>> from sccausal.data import build_fields, restore_on_error
+    >>> from sccausal.datasets import simulate_perturb_seq
+    >>> adata = simulate_perturb_seq(100, 30, 3, seed=0)
+    >>> manager = AnnDataManager(fields=build_fields(adata, set()))
+    >>> with restore_on_error(adata):
+    ...     manager.register_fields(adata)
     """
     parts = [adata] if mod_key is None else [adata, adata.mod[mod_key]]
     places: list[MutableMapping] = [place for p in parts for place in (p.obs, p.obsm, p.uns)]

@@ -149,6 +149,17 @@ class InterventionField(BaseAnnDataField):
     fine, unseen targets raise :class:`~sccausal._errors.UnknownNameError`. New cells may come without the column if
     ``missing_as_control=True`` is passed on to
     :meth:`scvi.data.AnnDataManager.transfer_fields`; all of them are control cells then.
+
+    Examples
+    --------
+    >>> from scvi.data import AnnDataManager
+    >>> from sccausal.data import KEYS, InterventionField
+    >>> from sccausal.datasets import simulate_perturb_seq
+    >>> adata = simulate_perturb_seq(100, 30, 3, seed=0)
+    >>> manager = AnnDataManager(fields=[InterventionField(KEYS.INTERVENTION, "intervention", control="control")])
+    >>> manager.register_fields(adata)
+    >>> manager.get_from_registry(KEYS.INTERVENTION).shape  # cells x targets
+    (100, 3)
     """
 
     KIND_LABELS = "labels"

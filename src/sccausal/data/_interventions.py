@@ -64,6 +64,7 @@ class InterventionCodec:
 
     Examples
     --------
+    >>> from sccausal.data import InterventionCodec
     >>> codec = InterventionCodec(("KLF1", "MAP2K6"), control="control")
     >>> codec.parse("MAP2K6+KLF1")
     array([1., 1.], dtype=float32)

@@ -36,6 +36,14 @@ class PairGroup:
     block
         Block of the targets (m,), or one for all. Targets of one block may share a mini-batch, whatever their group;
         targets of different blocks never do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sccausal.data import PairGroup
+    >>> group = PairGroup("B", source=np.arange(10), target=np.arange(10, 16))
+    >>> len(group.target)
+    6
     """
 
     name: str
@@ -57,6 +65,18 @@ class PairedDataset(Dataset):
     ``dataset[(source_rows, target_rows)]`` is ``{"source": {...}, "target": {...}}``, where row i of one half belongs
     to row i of the other. A backed AnnData is read in sorted order without repeats, because HDF5 asks for it, and put
     back into the order asked for.
+
+    Examples
+    --------
+    >>> from scvi.data import AnnDataManager
+    >>> from sccausal.data import PairedDataset, build_fields
+    >>> from sccausal.datasets import simulate_perturb_seq
+    >>> adata = simulate_perturb_seq(100, 30, 3, seed=0)
+    >>> manager = AnnDataManager(fields=build_fields(adata, set()))
+    >>> manager.register_fields(adata)
+    >>> pairs = PairedDataset(manager.create_torch_dataset())
+    >>> pairs[([0, 1], [5, 6])]["target"]["X"].shape
+    (2, 30)
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -110,6 +130,15 @@ class StratifiedPairSampler(DistributedSampler):
     :class:`torch.utils.data.DistributedSampler` only so that Lightning leaves it in place; pass
     ``use_distributed_sampler=False`` to the trainer all the same, which says what is meant. Use it as
     ``DataLoader(PairedDataset(...), sampler=sampler, batch_size=None)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sccausal.data import PairGroup, StratifiedPairSampler
+    >>> group = PairGroup("B", source=np.arange(10), target=np.arange(10, 16))
+    >>> sampler = StratifiedPairSampler([group], batch_size=3, seed=0)
+    >>> [len(targets) for _, targets in sampler]
+    [3, 3]
     """
 
     def __init__(

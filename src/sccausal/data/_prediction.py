@@ -70,6 +70,20 @@ def prediction_anndata(
         If shapes do not fit together or the unit is not known.
     NumericalError
         If predicted values are not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from sccausal.data import prediction_anndata
+    >>> cells = pd.DataFrame({"cell_type": ["B", "NK"]}, index=["cell_0", "cell_1"])
+    >>> X = np.ones((2, 3))
+    >>> facts = {"interventions": "A", "units": "log1p_norm", "method": "mine"}
+    >>> predicted = prediction_anndata(X, cells, ["g1", "g2", "g3"], **facts)
+    >>> predicted.obs[["source_cell", "intervention"]]
+               source_cell intervention
+    cell_0-A-0      cell_0            A
+    cell_1-A-0      cell_1            A
     """
     if units not in UNITS:
         raise InputDataError(f"Unknown units {units!r}; use one of {', '.join(map(repr, UNITS))}.")

@@ -38,6 +38,16 @@ class Split:
     ------
     InputDataError
         If a cell is in two sets, or twice in one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sccausal.data import Split
+    >>> split = Split(train=np.arange(80), test=np.arange(80, 100))
+    >>> len(split.train), len(split.test)
+    (80, 20)
+    >>> Split.from_dict(split.to_dict()).task
+    'custom'
     """
 
     train: np.ndarray

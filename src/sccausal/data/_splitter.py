@@ -78,6 +78,21 @@ class PairedDataSplitter(pl.LightningDataModule):
     A mini-batch is ``{"source": {...}, "target": {...}}``. Pass ``use_distributed_sampler=False`` to the trainer under
     DDP. Validation pairs are drawn once; strata without a validation source use training sources, which gives nothing
     away about the targets.
+
+    Examples
+    --------
+    >>> from scvi.data import AnnDataManager
+    >>> from sccausal.data import PairedDataSplitter, build_fields
+    >>> from sccausal.datasets import simulate_perturb_seq
+    >>> adata = simulate_perturb_seq(100, 30, 3, seed=0)
+    >>> fields = build_fields(adata, {"intervention"}, intervention_key="intervention", control="control")
+    >>> manager = AnnDataManager(fields=fields)
+    >>> manager.register_fields(adata)
+    >>> splitter = PairedDataSplitter(manager, batch_size=16, seed=0)
+    >>> splitter.setup()
+    >>> batch = next(iter(splitter.train_dataloader()))
+    >>> sorted(batch), tuple(batch["source"]["X"].shape)
+    (['source', 'target'], (14, 30))
     """
 
     def __init__(

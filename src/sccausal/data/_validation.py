@@ -51,6 +51,12 @@ def check_matrix(
     -----
     UserWarning
         If cell names repeat, genes have the same value in every cell, or cells hold no count.
+
+    Examples
+    --------
+    >>> from sccausal.data import check_matrix
+    >>> from sccausal.datasets import simulate_perturb_seq
+    >>> check_matrix(simulate_perturb_seq(100, 30, 3, seed=0), counts=True, warn=False)
     """
     matrix = get_matrix(adata, layer)
     place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
@@ -84,11 +90,23 @@ def check_obs_column(adata: ad.AnnData, key: str, role: str = "column", *, n_lev
     n_levels
         Fewest distinct values that are accepted.
 
+    Returns
+    -------
+    The column (n_cells,).
+
     Raises
     ------
     SetupError
         If the column does not exist (close names are given), misses values (their number is given) or has too few
         levels.
+
+    Examples
+    --------
+    >>> from sccausal.data import check_obs_column
+    >>> from sccausal.datasets import simulate_perturb_seq
+    >>> adata = simulate_perturb_seq(100, 30, 3, n_batches=2, seed=0)
+    >>> check_obs_column(adata, "batch", "batch_key", n_levels=2).nunique()
+    2
     """
     if key not in adata.obs:
         raise missing_column(key, adata.obs.columns, role, "adata.obs")

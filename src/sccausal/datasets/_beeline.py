@@ -21,6 +21,7 @@ _FILES = ("ExpressionData.csv", "refNetwork.csv", "PseudoTime.csv")
 _NAMES = {name: f"{name}/{name}-2000-1/" for name in ("GSD", "HSC", "mCAD", "VSC")} | {
     f"dyn-{short}": f"dyn-{short}/dyn-{short}-2000-1/" for short in ("BF", "BFC", "CY", "LI", "LL", "TF")
 }
+_NO_NETWORK = ("ExpressionData.csv", "GeneOrdering.csv", "PseudoTime.csv")
 _DEFAULT_NETWORKS = ("network.csv", "refNetwork.csv")
 
 
@@ -100,7 +101,7 @@ def _download(name: str) -> Path:
 
 
 def _network_file(folder: Path, network: str | None) -> Path:
-    found = sorted(f for f in folder.glob("*.csv") if f.name not in ("ExpressionData.csv", "PseudoTime.csv"))
+    found = sorted(f for f in folder.glob("*.csv") if f.name not in _NO_NETWORK)
     if network is not None:
         named = [f for f in found if network in (f.name, f.stem)]
         if not named:

@@ -10,7 +10,14 @@ from sccausal._errors import FileFormatError, SCCausalError
 
 
 class DownloadError(SCCausalError, OSError):
-    """A public data set could not be downloaded."""
+    """A public data set could not be downloaded.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> issubclass(scc.datasets.DownloadError, OSError)
+    True
+    """
 
 
 def cache_dir() -> Path:

@@ -41,6 +41,12 @@ def kang_2018(path: str | Path | None = None) -> AnnData:
         Without a connection; the message says how to use a local file.
     FileFormatError
         If the file cannot be read or lacks what the schema needs.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.kang_2018()  # doctest: +SKIP
+    >>> adata.obs["condition"].value_counts()  # doctest: +SKIP
     """
     adata = _load("kang_2018", path)
     words = {"ctrl": "control", "stim": "stimulated", "stimulated": "stimulated", "control": "control"}
@@ -70,6 +76,12 @@ def norman_2019(path: str | Path | None = None) -> AnnData:
     ------
     DownloadError, FileFormatError
         As :func:`kang_2018`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.norman_2019()  # doctest: +SKIP
+    >>> adata.obs["intervention"].nunique()  # doctest: +SKIP
     """
     adata = _load("norman_2019", path)
     candidates = ("intervention", "perturbation", "perturbation_name", "guide_merged", "condition", "guide_ids")
@@ -98,6 +110,12 @@ def papalexi_2021(path: str | Path | None = None, keep_unassigned: bool = False)
     ------
     DownloadError, FileFormatError
         As :func:`kang_2018`.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.papalexi_2021()  # doctest: +SKIP
+    >>> adata.obs["intervention"].value_counts()  # doctest: +SKIP
     """
     adata = _load("papalexi_2021", path)
     column = _first_column(adata, ("intervention", "gene_target", "gene", "perturbation"), "papalexi_2021")
@@ -204,12 +222,20 @@ def _need_control(adata: AnnData, column: str, name: str) -> None:
 
 
 def _with_counts(adata: AnnData, name: str) -> AnnData:
-    """Make sure that ``layers["counts"]`` holds counts."""
+    """Make sure that ``layers["counts"]`` holds counts: those that are there, else ``X``, else ``raw``."""
     if "counts" not in adata.layers:
-        values = adata.X.data if hasattr(adata.X, "data") and not isinstance(adata.X, np.ndarray) else adata.X
-        sample = np.asarray(values).ravel()[:100_000]
-        if sample.size == 0 or (sample < 0).any() or (sample != np.round(sample)).any():
-            raise InputDataError(f"{name}: neither layers['counts'] nor X holds counts.")
-        adata.layers["counts"] = adata.X.copy()
+        raw = None if adata.raw is None or not adata.var_names.isin(adata.raw.var_names).all() else adata.raw
+        # some atlases keep log values in X and the counts in raw
+        found = [m for m in (adata.X, raw if raw is None else raw[:, adata.var_names].X) if m is not None]
+        counts = next((matrix for matrix in found if _holds_counts(matrix)), None)
+        if counts is None:
+            raise InputDataError(f"{name}: neither layers['counts'] nor X nor raw holds counts.")
+        adata.layers["counts"] = counts.copy()
     adata.var_names_make_unique()
     return adata
+
+
+def _holds_counts(matrix: Any) -> bool:
+    values = matrix.data if hasattr(matrix, "data") and not isinstance(matrix, np.ndarray) else matrix
+    sample = np.asarray(values).ravel()[:100_000]
+    return bool(sample.size and (sample >= 0).all() and (sample == np.round(sample)).all())

@@ -88,7 +88,7 @@ def simulate_time_course(
     --------
     >>> from sccausal.datasets import simulate_time_course
     >>> adata = simulate_time_course(5, n_genes=50, n_targets=3, times=(1, 2), seed=1)
-    >>> sorted(adata.obs["time"].unique())
+    >>> sorted(adata.obs["time"].unique().tolist())
     [1.0, 2.0]
     """
     moments = sorted({float(t) for t in times})

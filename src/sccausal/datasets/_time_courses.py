@@ -47,6 +47,12 @@ def hipsc_timecourse(path: str | Path | None = None) -> AnnData:
         No path is given: the archive offers no file that could be checked by a hash.
     FileFormatError
         The file cannot be read or lacks what the schema needs.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.hipsc_timecourse("hipsc.h5ad")  # doctest: +SKIP
+    >>> adata.obs.groupby("time")["intervention"].nunique()  # doctest: +SKIP
     """
     name = "hipsc_timecourse"
     place = _given(path, name, "the archive entry named by Ishikawa et al. (2023)")
@@ -87,6 +93,12 @@ def cardiac_timecourse(
     ------
     DownloadError, FileFormatError
         As :func:`hipsc_timecourse`; also if no cell is left.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.cardiac_timecourse("E-MTAB-14065.h5ad")  # doctest: +SKIP
+    >>> split = scc.datasets.clone_split(adata)  # doctest: +SKIP
     """
     name = "cardiac_timecourse"
     place = _given(path, name, "ArrayExpress, accession E-MTAB-14065")
@@ -142,6 +154,16 @@ def clone_split(
         A column does not exist.
     sccausal._errors.SetupError
         ``test_size`` is out of range, or no intervention has two clones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_time_course(10, 30, 3, times=(1, 2), seed=0)
+    >>> adata.obs["clone"] = np.random.default_rng(0).integers(0, 12, adata.n_obs).astype(str)
+    >>> split = scc.datasets.clone_split(adata)
+    >>> set(adata.obs["clone"].iloc[split.train]) & set(adata.obs["clone"].iloc[split.test])
+    set()
     """
     from sccausal.data import Split
 

@@ -39,6 +39,15 @@ class TFActivity:
         Not for ``"ulm"``.
     metadata
         JSON-able settings.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, seed=0))
+    >>> sets = {"first": list(adata.var_names[:8]), "second": list(adata.var_names[8:16])}
+    >>> activity = scc.grn.fit_activity(adata.X[:100], adata.var_names, sets)
+    >>> activity.transform(adata.X[100:], adata.var_names).shape  # other cells x activities
+    (100, 3)
     """
 
     method: ActivityMethod
@@ -134,6 +143,14 @@ def fit_activity(
         The method is not known, or needs a network.
     ImportError
         ``"ulm"`` without decoupler.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, seed=0))
+    >>> sets = {"first": list(adata.var_names[:8]), "second": list(adata.var_names[8:16])}
+    >>> scc.grn.fit_activity(adata.X, adata.var_names, sets).names
+    ['first', 'second', 'global']
     """
     members = communities.members() if isinstance(communities, Communities) else communities
     sets = {str(k): [str(g) for g in v] for k, v in members.items()}

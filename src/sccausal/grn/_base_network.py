@@ -52,6 +52,16 @@ def base_network(base: Any, *, organism: str = "human", levels: Sequence[str] | 
         A file cannot be read as a table of edges.
     ImportError
         A resource was asked for and decoupler is not installed.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> table = pd.DataFrame({"tf": ["KLF1", "KLF1"], "gene": ["HBB", "HBA1"]})
+    >>> scc.grn.base_network(table).to_frame()
+      source target  weight
+    0   KLF1   HBA1     1.0
+    1   KLF1    HBB     1.0
     """
     if isinstance(base, Network):
         return base
@@ -164,6 +174,15 @@ def network_from_celloracle(links: Any, cluster: str | None = None, *, p_value: 
         The cluster is not known.
     sccausal._errors.SetupError
         Several clusters, and none was named.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> links = pd.DataFrame({"source": ["A"], "target": ["B"], "coef_mean": [0.4], "p": [0.01]})
+    >>> scc.grn.network_from_celloracle({"cluster 1": links}).to_frame()
+      source target  weight  p_value
+    0      A      B     0.4     0.01
     """
     tables = getattr(links, "links_dict", links)
     wanted: str | None = cluster
@@ -201,6 +220,15 @@ def network_to_links(network: Network) -> pd.DataFrame:
     -------
     DataFrame with ``source``, ``target``, ``coef_mean``, ``coef_abs``, ``p`` and ``-logp``. An edge without a p-value
     gets 0, so that CellOracle's filter by p keeps it.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> network = scc.grn.Network(pd.DataFrame({"source": ["A"], "target": ["B"], "weight": [0.4]}))
+    >>> scc.grn.network_to_links(network)[["source", "target", "coef_mean"]]
+      source target  coef_mean
+    0      A      B        0.4
     """
     frame = network.to_frame()
     p = frame["p_value"].to_numpy(dtype=float) if "p_value" in frame else np.zeros(len(frame))

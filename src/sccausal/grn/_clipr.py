@@ -102,6 +102,19 @@ def clipr(
     Effects are causal only as far as the system is near linear, is observed in rest, and perturbations act on their
     targets alone. The time constant of a gene is not identified by ``"response"``: only the relative sizes of its
     inputs are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> genes = ["A", "B", "C"]  # A acts on B, B acts on C
+    >>> chain = [[1.0, 0.5, 0.25], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]]
+    >>> responses = pd.DataFrame(chain, index=genes, columns=genes)  # perturbations x genes
+    >>> result = scc.grn.clipr(responses, tikhonov=0.0)
+    >>> effect = result.direct_effects.loc["A"]
+    >>> round(float(effect["B"]), 2), bool(abs(effect["C"]) < 1e-6)  # A changes C only through B
+    (0.5, True)
     """
     _check(estimator, tikhonov, penalty, drifts, precision, n_bootstrap)
     frame, acts, left_out = _usable(responses, targets, sep)

@@ -50,6 +50,15 @@ class CliprResult:
         Perturbations that could not be used, with the reason.
     metadata
         Further facts.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_stationary(8, n_cells=100, seed=0)
+    >>> result = scc.tl.clipr(adata, intervention_key="intervention", control="control", n_bootstrap=20)
+    >>> result.identified, result.to_frame().shape  # one row per pair of different genes
+    (True, (56, 7))
+    >>> network = result.to_network(fdr=0.05)
     """
 
     direct_effects: pd.DataFrame

@@ -35,6 +35,17 @@ class CohesionTest:
         (1 + number of null values at or above the observed one) / (1 + their number).
     per_community
         Only for ``"permuted"``: ``community``, ``n``, ``cohesion``, ``null_mean``, ``p_value``.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> edges = [("A", "B"), ("B", "C"), ("C", "A"), ("D", "E"), ("E", "F"), ("F", "D"), ("A", "D")]
+    >>> network = scc.grn.Network(pd.DataFrame(edges, columns=["source", "target"]).assign(weight=1.0))
+    >>> labels = {"A": "C1", "B": "C1", "C": "C1", "D": "C2", "E": "C2", "F": "C2"}
+    >>> test = scc.grn.cohesion_test(scc.grn.Communities.from_labels(labels, network), n_permutations=99)
+    >>> round(test.observed, 2), test.z_score > 0
+    (0.75, True)
     """
 
     statistic: str
@@ -87,6 +98,17 @@ def cohesion_test(
         There is no strength between regulators.
     sccausal._errors.SetupError
         A setting is out of range.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> edges = [("A", "B"), ("B", "C"), ("C", "A"), ("D", "E"), ("E", "F"), ("F", "D"), ("A", "D")]
+    >>> network = scc.grn.Network(pd.DataFrame(edges, columns=["source", "target"]).assign(weight=1.0))
+    >>> labels = {"A": "C1", "B": "C1", "C": "C1", "D": "C2", "E": "C2", "F": "C2"}
+    >>> test = scc.grn.cohesion_test(scc.grn.Communities.from_labels(labels, network), n_permutations=99)
+    >>> round(test.observed, 2), test.null.shape
+    (0.75, (99,))
     """
     if n_permutations < 1 or n_runs < 1:
         raise SetupError(f"n_permutations and n_runs are at least 1, got {n_permutations} and {n_runs}.")

@@ -41,6 +41,13 @@ class Communities:
         (different ones among the runs), ``chosen``.
     metadata
         JSON-able settings.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> communities = scc.grn.Communities.from_labels({"KLF1": "erythroid", "GATA1": "erythroid", "ATF4": "stress"})
+    >>> communities.members()
+    {'erythroid': ['KLF1', 'GATA1'], 'stress': ['ATF4']}
     """
 
     labels: pd.Series
@@ -181,6 +188,15 @@ def find_communities(
         There are fewer than three edges between regulators, or no community of ``min_size``.
     sccausal._errors.SetupError
         A setting is out of range.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(300, 60, 4, n_regulators=20, seed=0)
+    >>> network = scc.tl.grn(scc.metrics.log1p_norm(cells), cells.uns["truth"]["network"])
+    >>> found = scc.grn.find_communities(network, resolutions=[1.0], n_runs=20)
+    >>> found.names[0]  # the largest
+    'C1'
     """
     if not len(resolutions) or min(resolutions) <= 0:
         raise SetupError(f"`resolutions` must be numbers above zero, got {list(resolutions)}.")

@@ -80,6 +80,16 @@ def drift_form(drifts: np.ndarray, states: np.ndarray, tikhonov: float = 0.0) ->
     ------
     sccausal._errors.InputDataError
         Shapes differ or a value is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> drift = np.array([[-1.0, 0.0], [0.8, -1.0]])  # rows are targets
+    >>> pushes = np.eye(2)  # drift under each perturbation at the control state
+    >>> states = -pushes @ np.linalg.inv(drift).T  # where cells rest
+    >>> np.allclose(scc.grn.drift_form(pushes, states), drift)
+    True
     """
     phi, x = _pair(drifts, states)
     if tikhonov == 0:
@@ -117,6 +127,15 @@ def response_form(responses: np.ndarray, acts_on: np.ndarray, sources: np.ndarra
     ------
     sccausal._errors.InputDataError
         Shapes differ, a value is not finite, or without a penalty the responses do not determine the effects.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> responses = np.array([[1.0, 0.5, 0.25], [0, 1.0, 0.5], [0, 0, 1.0]])  # a chain
+    >>> effects = scc.grn.response_form(responses, np.eye(3, dtype=bool), np.arange(3))  # sources x genes
+    >>> np.allclose(effects, [[-1, 0.5, 0], [0, -1, 0.5], [0, 0, -1]])  # nothing acts directly over two steps
+    True
     """
     r, acts = _checked_responses(responses, acts_on)
     sources = np.asarray(sources, dtype=int)
@@ -204,6 +223,15 @@ def sparse_response_form(
     Returns
     -------
     Effects (S, d), rows are sources, with exact zeros; -1 where a source is its own target.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> responses = np.array([[1.0, 0.5, 0.25], [0, 1.0, 0.5], [0, 0, 1.0]])  # a chain
+    >>> effects = scc.grn.sparse_response_form(responses, np.eye(3, dtype=bool), np.arange(3))
+    >>> effects.shape, bool(abs(effects[0, 2]) < abs(effects[0, 1]))
+    ((3, 3), True)
     """
     r, acts = _checked_responses(responses, acts_on)
     if not 0 < l1 < 1:
@@ -297,6 +325,18 @@ def directed_drift(
     Returns
     -------
     A (d, d), rows are targets. Its unit of time is that of unit diffusion.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.linalg import solve_continuous_lyapunov
+    >>> import sccausal as scc
+    >>> drift = np.array([[-1.0, 0.0], [0.8, -1.0]])  # rows are targets: the first gene acts on the second
+    >>> covariance = solve_continuous_lyapunov(drift, -2 * np.eye(2))
+    >>> responses = -np.linalg.inv(drift).T  # one perturbation of each gene
+    >>> found = scc.grn.directed_drift(np.linalg.inv(covariance), responses, np.eye(2, dtype=bool))
+    >>> np.allclose(found, drift)
+    True
     """
     r, acts = _checked_responses(responses, acts_on)
     s = np.asarray(precision, dtype=np.float64)

@@ -37,6 +37,12 @@ def read_gene_sets(source: GeneSets) -> dict[str, list[str]]:
         There is no such file.
     ImportError
         A library was named and gseapy is not installed.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> scc.grn.read_gene_sets({"stress": ["ATF4", "DDIT3", "ATF4"]})
+    {'stress': ['ATF4', 'DDIT3']}
     """
     if isinstance(source, Mapping):
         sets = {str(k): list(dict.fromkeys(map(str, v))) for k, v in source.items()}
@@ -116,6 +122,16 @@ def over_representation(
         A setting is out of range.
     ImportError
         gseapy is not installed.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> genes = [f"g{i}" for i in range(40)]
+    >>> sets = {"pathway": genes[:6], "other": genes[20:30]}
+    >>> table = scc.grn.over_representation({"C1": genes[:8]}, sets, background=genes)
+    >>> table[["community", "term", "overlap", "enriched"]]
+      community     term  overlap  enriched
+    0        C1  pathway        6      True
     """
     if not 0 < fdr < 1 or not 0 < background_share <= 1 or min_size < 1 or max_size < min_size:
         raise SetupError("fdr lies in (0, 1), background_share in (0, 1], and 1 <= min_size <= max_size.")

@@ -94,6 +94,15 @@ def bagged_ridge(
         A setting is out of range, or shapes do not fit.
     sccausal._errors.UnknownNameError
         A regulator or target is not a gene.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(200, 30, 4, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> network = scc.grn.bagged_ridge(adata.X, adata.var_names, cells.uns["truth"]["network"])
+    >>> sorted(network.to_frame().columns)
+    ['n_bags', 'p_value', 'q_value', 'source', 'std', 'target', 'weight']
     """
     _check_settings(alpha, n_bags, feature_share, p_value, min_cells)
     names = [str(g) for g in genes]

@@ -32,6 +32,17 @@ class EdgeMixture:
         cut has no meaning of its own.
     n_edges
         Number of edges with a weight that is not zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> rng = np.random.default_rng(0)
+    >>> weights = np.where(rng.random((20, 20)) < 0.2, 1.0, 0.01) * rng.lognormal(sigma=0.3, size=(20, 20))
+    >>> network = scc.grn.Network.from_matrix(weights, [f"g{i}" for i in range(20)])
+    >>> mixture = scc.grn.edge_mixture(network)
+    >>> mixture.two_groups, round(mixture.fraction, 1)
+    (True, 0.2)
     """
 
     means: tuple[float, float]
@@ -82,6 +93,16 @@ def edge_mixture(network: Network, *, seed: int = 0) -> EdgeMixture:
     ------
     sccausal._errors.InputDataError
         Too few edges, all weights have one size, or the components do not cross between their means.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> rng = np.random.default_rng(0)
+    >>> weights = np.where(rng.random((20, 20)) < 0.2, 1.0, 0.01) * rng.lognormal(sigma=0.3, size=(20, 20))
+    >>> network = scc.grn.Network.from_matrix(weights, [f"g{i}" for i in range(20)])
+    >>> scc.grn.edge_mixture(network).two_groups
+    True
     """
     from sklearn.mixture import GaussianMixture
 
@@ -140,6 +161,16 @@ def strong_edges(network: Network, fraction: float | None = None, *, seed: int =
         The fraction is out of range.
     sccausal._errors.InputDataError
         As for :func:`edge_mixture`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import sccausal as scc
+    >>> edges = pd.DataFrame({"source": list("AABB"), "target": list("BCCD"), "weight": [2.0, 0.1, -1.0, 0.2]})
+    >>> scc.grn.strong_edges(scc.grn.Network(edges), fraction=0.5).to_frame()
+      source target  weight
+    0      A      B     2.0
+    1      B      C    -1.0
     """
     if fraction is None:
         mixture = edge_mixture(network, seed=seed)

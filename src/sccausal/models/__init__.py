@@ -48,7 +48,14 @@ __all__ = [
 
 
 def model_classes() -> dict[str, type[CausalModel]]:
-    """All models of the package by name."""
+    """All models of the package by name.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> sorted(scc.models.model_classes())
+    ['CITEVAE', 'CausCell', 'DiscrepancyVAE', 'GCRLAE', 'GCRLVAE', 'LCD', 'ScConCRL']
+    """
     return {name: getattr(import_module(module), name) for name, module in _MODELS.items()}
 
 
@@ -70,6 +77,13 @@ def load_model(dir_path: str | Path, adata: Any = None, prefix: str | None = Non
     ------
     sccausal._errors.FileFormatError
         The folder holds no model of this package.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> model.save("my_model", save_anndata=True, overwrite=True)
+    >>> type(scc.models.load_model("my_model")).__name__
+    'ScConCRL'
     """
     from sccausal._errors import FileFormatError
     from sccausal.models._io import read_header

@@ -65,6 +65,14 @@ class CausalModel(PersistenceMixin, VAEMixin, ArchesMixin, BaseModelClass):
         query together; default: nothing happens.
 
     Values kept beside the weights are instance attributes ending in ``_`` (plain values, arrays, frames).
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> isinstance(model, scc.models.CausalModel), sorted(model.capabilities)
+    (True, ['grn', 'perturbation'])
+    >>> model.get_latent_representation().shape[0] == adata.n_obs
+    True
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()

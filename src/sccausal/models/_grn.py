@@ -18,6 +18,13 @@ class GRNAccessor:
     ----------
     model
         The model; use ``model.grn`` instead of calling this class.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> network = model.grn.network(top=10)
+    >>> isinstance(network, scc.grn.Network), len(network.to_frame()) <= 10
+    (True, True)
     """
 
     def __init__(self, model: CausalModel) -> None:

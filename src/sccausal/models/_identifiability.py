@@ -39,6 +39,13 @@ class Check:
     ------
     sccausal._errors.SetupError
         The verdict is none of the three, or one is given for an assumption that cannot be checked.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> check = scc.models.Check("acyclic graph", "The network has no loops.", checkable=False, verdict="unknown")
+    >>> check.verdict
+    'unknown'
     """
 
     name: str
@@ -64,6 +71,13 @@ class IdentifiabilityReport:
         Name of the model class.
     checks
         The checks, in the order they are shown.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> report = model.identifiability_report()
+    >>> report.model, set(report.to_frame()["verdict"]) <= {"holds", "violated", "unknown"}
+    ('ScConCRL', True)
     """
 
     def __init__(self, model: str, checks: Sequence[Check]) -> None:

@@ -44,6 +44,15 @@ class PerturbationAccessor:
     ----------
     model
         The model; use ``model.perturbation`` instead of calling this class.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> model.perturbation.targets
+    ['stimulated']
+    >>> predicted = model.perturbation.predict(interventions=["stimulated"])
+    >>> model.perturbation.effects(["stimulated"], groupby="cell_type").shape
+    (60, 6)
     """
 
     def __init__(self, model: CausalModel) -> None:

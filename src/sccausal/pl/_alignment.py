@@ -51,6 +51,13 @@ def alignment(
     ------
     sccausal._errors.NotSupportedError
         The model has no activities.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> axes = scc.pl.alignment(model, show=False)
+    >>> len(axes)
+    2
     """
     import matplotlib.pyplot as plt
 
@@ -126,6 +133,11 @@ def tmex_null(
     Returns
     -------
     %(plot_returns)s
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> ax = scc.pl.tmex_null(model.permutation_test(n_permutations=99), show=False)
     """
     from sccausal.pl._base import new_axes
 

@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart with the common forms of colour blindness
-BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, YELLOW = (
-    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442",
-)  # fmt: skip
+# (their yellow is left out: lines and small points in it can hardly be seen on white)
+BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7")
 GREY, LIGHT, INK = "#8A8A8A", "#D9D9D9", "#222222"
-PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, GREY, YELLOW)
+PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, GREY, INK)
 SEQUENTIAL = "cividis"
 SMALL, NORMAL = 7.0, 8.5
 """Font sizes in points, legible when the figure is one column (85 mm) wide."""
@@ -32,6 +31,17 @@ def new_axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
 
     _, made = plt.subplots(figsize=figsize, layout="constrained")
     return made
+
+
+def matrix_height(n_rows: int, least: float) -> float:
+    """Height in inches at which ``n_rows`` names beside a matrix can be read, at most 6.6."""
+    return float(np.clip(0.11 * n_rows, least, 6.6))
+
+
+def row_label_size(ax: Axes, n_rows: int) -> float:
+    """Font size at which ``n_rows`` names fit beside the matrix in ``ax``."""
+    height = 72 * ax.get_position().height * ax.figure.get_figheight()
+    return float(np.clip(height / max(n_rows, 1), 3.5, SMALL))
 
 
 def tidy(ax: Axes, *, title: str | None = None, xlabel: str | None = None, ylabel: str | None = None) -> None:

@@ -9,7 +9,20 @@ import numpy as np
 
 from sccausal._docs import docs
 from sccausal._errors import InputDataError, SetupError
-from sccausal.pl._base import BLUE, GREY, INK, PALETTE, SMALL, VERMILION, finish, new_axes, place_labels, tidy
+from sccausal.pl._base import (
+    BLUE,
+    GREY,
+    INK,
+    PALETTE,
+    SMALL,
+    VERMILION,
+    finish,
+    matrix_height,
+    new_axes,
+    place_labels,
+    row_label_size,
+    tidy,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +61,13 @@ def direct_vs_total(
     Returns
     -------
     %(plot_returns)s
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_stationary(8, n_cells=100, seed=0)
+    >>> result = scc.tl.clipr(adata, intervention_key="intervention", control="control", n_bootstrap=20)
+    >>> ax = scc.pl.direct_vs_total(result, show=False)
     """
     frame = _checked(result).to_frame()
     if not len(frame):
@@ -101,6 +121,13 @@ def clipr_modules(
     Returns
     -------
     %(plot_returns)s
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_stationary(12, n_cells=100, seed=0)
+    >>> result = scc.tl.clipr(adata, intervention_key="intervention", control="control", n_bootstrap=0)
+    >>> ax = scc.pl.clipr_modules(result, show=False)
     """
     from matplotlib.patches import Rectangle
 
@@ -118,7 +145,7 @@ def clipr_modules(
     columns = [g for g in columns if g in table.columns]
     values = table.loc[order, columns].to_numpy(dtype=float)
     top = float(np.nanquantile(np.abs(values), 0.99)) or 1.0
-    made = new_axes(ax, (4.2, 3.6))
+    made = new_axes(ax, (4.2, matrix_height(len(order) if len(order) <= max_labels else 0, 3.6)))
     image = made.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", interpolation="none")
     names = modules.loc[order]
     for i, name in enumerate(dict.fromkeys(names.dropna())):
@@ -132,7 +159,7 @@ def clipr_modules(
             va="center", fontsize=SMALL, color=INK,
         )  # fmt: skip
     if len(order) <= max_labels:
-        made.set_yticks(range(len(order)), order, fontsize=float(np.clip(170 / len(order), 3.5, SMALL)))
+        made.set_yticks(range(len(order)), order, fontsize=row_label_size(made, len(order)))
     else:
         made.set_yticks([])
     made.set_xticks([])

@@ -11,7 +11,21 @@ import pandas as pd
 
 from sccausal._docs import docs
 from sccausal._errors import InputDataError, SetupError
-from sccausal.pl._base import BLUE, GREY, INK, LIGHT, ORANGE, PALETTE, SMALL, VERMILION, finish, new_axes, tidy
+from sccausal.pl._base import (
+    BLUE,
+    GREY,
+    INK,
+    LIGHT,
+    ORANGE,
+    PALETTE,
+    SMALL,
+    VERMILION,
+    finish,
+    matrix_height,
+    new_axes,
+    row_label_size,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,6 +67,15 @@ def communities(
     ------
     sccausal._errors.UnknownNameError
         There are no communities in ``adata.uns[key]``.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(300, 60, 4, n_regulators=20, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> network = scc.tl.grn(adata, cells.uns["truth"]["network"])
+    >>> found = scc.grn.find_communities(network, resolutions=[1.0], n_runs=20)
+    >>> ax = scc.pl.communities(found, show=False)
     """
     from matplotlib.patches import Rectangle
 
@@ -61,7 +84,8 @@ def communities(
     order = [g for genes in members.values() for g in genes]
     matrix = held.strengths.loc[order, order].to_numpy()
     n_none = int(held.labels.isna().sum())
-    made = new_axes(ax, (4.4, 3.9))
+    height = matrix_height(len(order) if len(order) <= max_labels else 0, 3.9)
+    made = new_axes(ax, (height + 0.5, height))
     shown = np.where(matrix > 0, matrix, np.nan)  # no edge stays white
     top = float(np.nanquantile(shown, 0.98)) if np.isfinite(shown).any() else 1.0
     image = made.imshow(shown, cmap="Blues", vmin=0, vmax=top, interpolation="none")
@@ -76,8 +100,7 @@ def communities(
         )  # fmt: skip
         start += len(genes)
     if len(order) <= max_labels:
-        size = float(np.clip(170 / max(len(order), 1), 3.5, SMALL))
-        made.set_yticks(range(len(order)), order, fontsize=size)
+        made.set_yticks(range(len(order)), order, fontsize=row_label_size(made, len(order)))
     else:
         made.set_yticks([])
     made.set_xticks([])
@@ -125,6 +148,15 @@ def community_stability(
     ------
     sccausal._errors.InputDataError
         The communities were given, not searched for.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(300, 60, 4, n_regulators=20, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> network = scc.tl.grn(adata, cells.uns["truth"]["network"])
+    >>> found = scc.grn.find_communities(network, resolutions=[1.0, 1.5], n_runs=20)
+    >>> axes = scc.pl.community_stability(found, show=False)
     """
     table = _communities(data, key).stability
     if not len(table):
@@ -181,6 +213,15 @@ def cohesion(
     ------
     sccausal._errors.SetupError
         The test was not run.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(300, 60, 4, n_regulators=20, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> network = scc.tl.grn(adata, cells.uns["truth"]["network"])
+    >>> found = scc.grn.find_communities(network, resolutions=[1.0], n_runs=20)
+    >>> ax = scc.pl.cohesion(scc.grn.cohesion_test(found, n_permutations=50), show=False)
     """
     statistic, observed, null, p, kind = _test(data, test, key)
     made = new_axes(ax, (3.6, 2.6))
@@ -222,6 +263,14 @@ def edge_mixture(
     ------
     sccausal._errors.InputDataError
         There are too few edges, or the two Gaussians do not cross.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(300, 60, 4, n_regulators=20, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> network = scc.tl.grn(adata, cells.uns["truth"]["network"], edges="tested")
+    >>> ax = scc.pl.edge_mixture(network, show=False)
     """
     import warnings
 

@@ -59,6 +59,12 @@ def compare(
         The table lacks a column or holds no metric with a direction.
     sccausal._errors.UnknownNameError
         A metric is not in the table.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> table = scc.tl.compare(model, adata, baselines=["MeanShift"], metrics=["rmse", "mae"])
+    >>> ax = scc.pl.compare(table, show=False)
     """
     values, better = _wide(table, metrics)
     top = [m for m in ceiling if m in values.index]

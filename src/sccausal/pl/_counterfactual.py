@@ -57,6 +57,12 @@ def counterfactual(
         The concept was not set in ``pred``.
     sccausal._errors.UnknownNameError
         ``adata`` has no such column.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> after = model.counterfactual(do={"a": "a1"})
+    >>> ax = scc.pl.counterfactual(adata, after, "a", show=False)
     """
     from sklearn.decomposition import PCA
 
@@ -80,7 +86,10 @@ def counterfactual(
     if len(sets[0][0]) and len(sets[2][0]):
         start, end = sets[0][0].mean(axis=0), sets[2][0].mean(axis=0)
         axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "lw": 1.2})
-    axes.legend(fontsize=SMALL, frameon=False, markerscale=2)
+    axes.legend(
+        fontsize=SMALL, frameon=False, markerscale=2.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3,
+        columnspacing=1.0, handletextpad=0.2,
+    )  # fmt: skip
     tidy(axes, title=title, xlabel="PC 1", ylabel="PC 2")
     return finish(axes, given=ax is not None, show=show, save=save, return_fig=return_fig)
 
@@ -128,6 +137,14 @@ def spatial_effect(
         Coordinates or a gene are missing.
     sccausal._errors.InputDataError
         No cell of ``pred`` comes from ``adata``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sccausal as scc
+    >>> adata.obsm["spatial"] = np.random.default_rng(0).uniform(size=(adata.n_obs, 2))
+    >>> after = model.counterfactual(do={"a": "a1"})
+    >>> ax = scc.pl.spatial_effect(adata, after, adata.var_names[:5], show=False)
     """
     if basis not in adata.obsm:
         raise unknown_name("basis", basis, adata.obsm.keys(), "adata.obsm")
@@ -187,6 +204,13 @@ def gene_set_response(
     ------
     sccausal._errors.UnknownNameError
         A concept is no column of the table.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> do = {"a": ["a0", "a1"], "b": ["b0", "b1"]}
+    >>> table = scc.tl.gene_set_response({"with DAG": model}, do, adata.var_names[:5])
+    >>> axes = scc.pl.gene_set_response(table, show=False)
     """
     import matplotlib.pyplot as plt
 

@@ -53,6 +53,11 @@ def latent_graph(
     ------
     sccausal._errors.SetupError
         ``threshold`` is negative.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> ax = scc.pl.latent_graph(model, show=False)
     """
     if threshold < 0:
         raise SetupError(f"threshold is compared with |weight| and cannot be {threshold}.")

@@ -71,6 +71,16 @@ def response(
         A gene is not known.
     sccausal._errors.InputDataError
         One of the objects holds no cell, counts, or values that are not finite.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0))
+    >>> true = adata[(adata.obs["intervention"] == "G0007+G0010").to_numpy()]
+    >>> control = adata[(adata.obs["intervention"] == "control").to_numpy()]
+    >>> rule = scc.baselines.Additive().fit(adata, intervention_key="intervention", control="control")
+    >>> predicted = rule.predict(interventions=["G0007+G0010"])
+    >>> ax = scc.pl.response(predicted, true, control, top=10, show=False)
     """
     from sccausal.metrics._input import align
 
@@ -105,6 +115,7 @@ def _guides(ax: Axes, observed: np.ndarray, predicted: np.ndarray) -> None:
     ax.set_xlim(low, high)
     ax.set_ylim(low, high)
     ax.set_aspect("equal")
+    ax.locator_params(nbins=6)
 
 
 def _summary(observed: np.ndarray, predicted: np.ndarray) -> str:

@@ -69,6 +69,11 @@ def trajectories(
     ------
     sccausal._errors.UnknownNameError
         The block does not exist.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> ax = scc.pl.trajectories(model, n_cells=20, show=False)
     """
     names = [n for n in model.latent_names if n.startswith(block)]
     if not names:
@@ -163,6 +168,11 @@ def lagged_graph(
     ------
     sccausal._errors.SetupError
         ``threshold`` is negative.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> ax = scc.pl.lagged_graph(model, show=False)
     """
     if threshold < 0:
         raise SetupError(f"threshold is compared with |weight| and cannot be {threshold}.")
@@ -236,6 +246,13 @@ def response_over_time(
         The gene, a column or an intervention is not known.
     sccausal._errors.SetupError
         The predictions hold no time.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> target = model.perturbation.targets[0]
+    >>> predicted = model.perturbation.predict(interventions=[target], times=[1, 2, 3])
+    >>> ax = scc.pl.response_over_time(predicted, target, adata, show=False)
     """
     if "time" not in pred.obs or pred.obs["time"].isna().any():
         raise SetupError("The predictions hold no time; predict with times=[...].")

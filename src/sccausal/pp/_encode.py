@@ -58,8 +58,11 @@ def encode_interventions(
 
     Examples
     --------
-    >>> scc.pp.encode_interventions(adata, "perturbation", control="NT")
-    >>> adata.obsm["intervention"].sum()  # cells per target
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0)
+    >>> scc.pp.encode_interventions(adata, "intervention", control="control", key_added="doses")
+    >>> adata.obsm["doses"].columns.tolist()
+    ['G0007', 'G0010', 'G0019', 'G0026']
     """
     labels = check_obs_column(adata, key, "key")
     check_control([str(v).strip() for v in labels.unique()], control, f"adata.obs[{key!r}]")

@@ -88,6 +88,16 @@ def select_genes(
         If a column, the control or the training cells cannot be used.
     InputDataError
         If the values cannot be used.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.metrics.log1p_norm(scc.datasets.simulate_perturb_seq(200, 60, 4, n_doubles=2, seed=0))
+    >>> keys = {"control": "control"}
+    >>> split = scc.pp.split(adata, "unseen_doubles", intervention_key="intervention", **keys)
+    >>> scc.pp.select_genes(adata, 20, "intervention", **keys, keep=["G0007"], train=split)
+    >>> "keep" in adata.var.loc["G0007", "selected_by"], bool(adata.var["selected"].sum() >= 20)
+    (True, True)
     """
     check_matrix(adata, layer, warn=False)
     rows = _training_rows(adata, train)

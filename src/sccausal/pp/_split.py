@@ -120,6 +120,14 @@ def split(
     ------
     SetupError
         If a key is missing, a unit cannot be held out, or a set would be empty.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_perturb_seq(200, 30, 4, n_doubles=2, seed=0)
+    >>> split = scc.pp.split(adata, "unseen_doubles", intervention_key="intervention", control="control")
+    >>> adata.obs["intervention"].iloc[split.test].unique().tolist()
+    ['G0007+G0010']
     """
     if task not in _UNITS:
         raise SetupError(f"Unknown task {task!r}; known are {', '.join(_UNITS)}.")

@@ -44,6 +44,24 @@ def test_both_blocks_are_identified():
     assert found["r2_responsive"] > 0.9 and found["r2_invariant"] > 0.9
     assert found["excess_invariant"] < 0.1 and found["excess_responsive"] < 0.1
     assert found["environment_accuracy"] < found["environment_chance"] + 0.05
+    assert found["mcc"] > 0.78  # principal components score below .6
+    chance, auprc = lagged_edges(model, adata)
+    assert auprc > chance + 0.2
+
+
+def lagged_edges(model, adata):
+    """Chance and AUPRC of the lagged edges into responsive factors, matched one to one."""
+    from sccausal.metrics import auprc, match_latents
+
+    truth = adata.uns["truth"]
+    names, targets = [*truth["invariant"], *truth["responsive"]], truth["responsive"]
+    edges = pd.crosstab(truth["graph"]["source"], truth["graph"]["target"])
+    edges = edges.reindex(index=names, columns=targets, fill_value=0).to_numpy() > 0
+    off = np.array([[source != target for target in targets] for source in names])
+    z = np.column_stack(list(blocks(model).values()))
+    order = match_latents(z, np.column_stack([adata.obsm["invariant"], adata.obsm["responsive"]])).learned
+    weight = np.abs(model.get_lagged_graph().to_matrix(model.latent_names))[np.ix_(order, order[-len(targets) :])]
+    return edges[off].mean(), auprc(weight[off], edges[off])
 
 
 def test_a_collapse_is_noticed_and_warned_about(factors):

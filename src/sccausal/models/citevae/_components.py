@@ -54,6 +54,37 @@ class Encoder(nn.Module):
         return mean, log_var.clamp(-9.0, 3.0)
 
 
+class EarlierLaw(nn.Module):
+    """Gaussian law of the responsive latents of a cell whose own past is not seen, given its block c.
+
+    Such a cell has a past all the same, so that its responsive latents depend on c, on the intervention, on time and on
+    each other. A prior in which they do not would make the encoder take these dependences out of them.
+
+    Parameters
+    ----------
+    n_given
+        Size of what is given: c, features of the intervention, time.
+    n_latent
+        Number d of the responsive latents.
+    """
+
+    def __init__(self, n_given: int, n_latent: int) -> None:
+        super().__init__()
+        self.net = Bent(n_given, 2 * n_latent, n_hidden=32)
+        nn.init.zeros_(self.net.linear.weight)
+        nn.init.zeros_(self.net.linear.bias)
+        self.lower = nn.Parameter(torch.zeros(n_latent, n_latent))
+
+    def kl(self, mean: Tensor, log_var: Tensor, given: Tensor) -> Tensor:
+        """KL divergence of N(mean, exp(log_var)) from the law, one term per latent given those before it, (n, d)."""
+        centre, spread = self.net(given).chunk(2, dim=1)
+        spread = spread.clamp(-6.0, 4.0)
+        whiten = torch.eye(len(self.lower), device=mean.device) + torch.tril(self.lower, -1)
+        difference = (mean - centre) * torch.exp(-0.5 * spread)
+        variance = torch.exp(log_var - spread)
+        return 0.5 * ((difference @ whiten.T).square() + variance @ whiten.T.square() - 1.0 + spread - log_var)
+
+
 def kl_normal(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var: Tensor) -> Tensor:
     """KL divergence of N(mean, exp(log_var)) from the prior, each coordinate by itself (n, d)."""
     difference = (mean - prior_mean).square()

@@ -9,10 +9,11 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sccausal._errors import SetupError
 from sccausal.data import KEYS
-from sccausal.models.citevae._components import Bent, Encoder, kl_normal, standardised
+from sccausal.models.citevae._components import Bent, EarlierLaw, Encoder, kl_normal, standardised
 from sccausal.models.citevae._pairing import recouple
 from sccausal.models.citevae._start import Start
 from sccausal.nn.discrepancy import coupled_discrepancy, group_discrepancy
@@ -23,6 +24,11 @@ Alignment = Literal["mmd", "energy", "paired", "none"]
 ALIGNMENTS = ("mmd", "energy", "paired", "none")
 Coupling = Literal["independent", "ot", "ot-invariant", "tracked"]
 COUPLINGS = ("independent", "ot", "ot-invariant", "tracked")
+# The dynamics are small and start from nothing, so that they need larger steps than encoder and decoder. Random pairs
+# hold nothing of a cell's own past, and larger steps would only fit that.
+_DYNAMICS_LR = 5.0
+_DYNAMICS_HIDDEN = 16
+_FEWEST = 8  # cells of one kind for which a moment says something
 _USED = (REGISTRY_KEYS.X_KEY, KEYS.BATCH, KEYS.INTERVENTION, KEYS.TIME)
 
 
@@ -51,7 +57,8 @@ class CITEVAEModule(BaseModuleClass):
         pairing: Coupling = "independent",
         alignment: Alignment = "mmd",
         alignment_weight: float = 3.0,
-        gate_weight: float = 1e-3,
+        release_weight: float = 0.3,
+        gate_weight: float = 2e-3,
         invariant_kl: float = 0.5,
         free_bits: float = 0.0,
         dynamics_weight: float = 1.0,
@@ -64,13 +71,17 @@ class CITEVAEModule(BaseModuleClass):
         self.n_invariant, self.n_responsive = n_invariant, n_responsive
         self.gene_likelihood, self.pairing, self.alignment = gene_likelihood, pairing, alignment
         self.alignment_weight = 0.0 if alignment == "none" else alignment_weight
+        self.release_weight = release_weight
         self.gate_weight, self.invariant_kl, self.free_bits = gate_weight, invariant_kl, free_bits
         self.dynamics_weight = dynamics_weight
         self.encode_invariant = Encoder(n_genes, n_invariant, n_hidden)
         self.encode_responsive = Encoder(n_genes + n_features, n_responsive, n_hidden)
         self.decoder = Bent(n_invariant + n_responsive, n_genes, n_hidden)
-        self.invariant = LaggedDynamics(n_invariant)
-        self.responsive = LaggedDynamics(n_responsive, n_invariant, n_features, graph=lagged_graph)
+        self.invariant = LaggedDynamics(n_invariant, n_hidden=_DYNAMICS_HIDDEN)
+        self.responsive = LaggedDynamics(
+            n_responsive, n_invariant, n_features, n_hidden=_DYNAMICS_HIDDEN, graph=lagged_graph
+        )
+        self.earlier = EarlierLaw(n_invariant + n_features + 1, n_responsive) if dynamics_weight else None
         self.graph_parameters = ("responsive.gates", "invariant.gates")
         self.spread = nn.Parameter(torch.zeros(n_genes))
         self.dropout_logit = nn.Parameter(torch.full((n_genes,), -3.0)) if gene_likelihood == "zinb" else None
@@ -190,8 +201,10 @@ class CITEVAEModule(BaseModuleClass):
         terms: dict[str, Tensor] = {}
         if self.alignment_weight:
             terms["alignment"] = self.alignment_weight * self.align(out, cells, paired)
+        if self.release_weight and paired and self.n_targets and self.n_features:
+            terms["release"] = self.release_weight * self.released(out, cells)
         if self.gate_weight:
-            terms["sparsity"] = self.gate_weight * self.responsive.l1()
+            terms["sparsity"] = self.gate_weight * per_gene * self.responsive.l1()
         if self.training:
             self._follow(out, cells)
         loss = (reconstruction + kl_weight * kl).mean() + sum(terms.values(), reconstruction.new_zeros(()))
@@ -208,11 +221,16 @@ class CITEVAEModule(BaseModuleClass):
         return count_log_likelihood(x, mean, self.spread, self.dropout_logit)
 
     def kl(self, out: dict[str, Tensor], cells: dict[str, Tensor], paired: bool) -> tuple[Tensor, Tensor]:
-        """KL divergence of each latent from its prior, (n, d_c) and (n, d_s); later cells from the transition."""
+        """KL divergence of each latent from its prior, (n, d_c) and (n, d_s); later cells from the transition.
+
+        Without dynamics the prior is standard normal.
+        """
         zero = out["c_mean"].new_zeros(())
         c = kl_normal(out["c_mean"], out["c_log_var"], zero, zero)
-        s = kl_normal(out["s_mean"], out["s_log_var"], zero, zero)
-        if not paired or not self.dynamics_weight:
+        if self.earlier is None:
+            return c, kl_normal(out["s_mean"], out["s_log_var"], zero, zero)
+        s = self.earlier.kl(out["s_mean"], out["s_log_var"], torch.cat([out["c"], out["e"], cells["time"]], 1))
+        if not paired:
             return c, s
         n = len(cells["x"]) // 2
         order = self.coupling(out, cells)
@@ -248,7 +266,7 @@ class CITEVAEModule(BaseModuleClass):
             time = cells["time"][half, 0]
             for moment in torch.unique(time):
                 rows = torch.nonzero(time == moment).squeeze(1) + (half.start or 0)
-                if len(rows) < 8:
+                if len(rows) < _FEWEST:
                     continue
                 parts = parts + len(rows) * self._align_one(c[rows], groups[rows], control[rows])
                 weight += len(rows)
@@ -258,6 +276,26 @@ class CITEVAEModule(BaseModuleClass):
         if self.alignment == "paired":  # the form of the paper, over independent pairs
             return coupled_discrepancy(c, group, control)
         return group_discrepancy(standardised(c), group, "energy" if self.alignment == "energy" else "mmd")
+
+    def released(self, out: dict[str, Tensor], cells: dict[str, Tensor]) -> Tensor:
+        """Squared correlation of each responsive latent with c under the interventions that act on it (0-d tensor).
+
+        Such an intervention takes the parents of the latent away (Assumption 4.3 of the paper). Nothing else tells a
+        responsive latent from its sum with a function of c.
+        """
+        n = len(cells["x"]) // 2
+        kinds, member = torch.unique(cells["dose"][n:], dim=0, return_inverse=True)
+        member = F.one_hot(member, len(kinds)).to(out["c_mean"].dtype)
+        count = member.sum(0)
+        # c is what it is; it is the responsive latents that give way
+        c, s = out["c_mean"][n:].detach(), out["s_mean"][n:]
+        c, s = (z - member @ ((member.T @ z) / count[:, None]) for z in (c, s))
+        shared = torch.einsum("ng,ni,nj->gij", member, s, c).square()
+        total_s, total_c = (member.T @ z.square() + 1e-3 for z in (s, c))
+        correlation = (shared / (total_s[:, :, None] * total_c[:, None, :])).sum(2)
+        share = self.responsive.shares(kinds @ self.embedding).detach()
+        weight = share * (count * (count >= _FEWEST) * (kinds != 0).any(1))[:, None]
+        return (weight * correlation).sum() / weight.sum().clamp_min(1e-6)
 
     @torch.no_grad()
     def _follow(self, out: dict[str, Tensor], cells: dict[str, Tensor]) -> None:
@@ -301,20 +339,26 @@ class CITEVAEModule(BaseModuleClass):
             self.decoder.linear.bias.copy_(torch.as_tensor(start.log_rate))
         if not linear:
             return
-        axes = np.column_stack([start.invariant, start.responsive])
         for encoder, block in ((self.encode_invariant, start.invariant), (self.encode_responsive, start.responsive)):
             weight = encoder.map.linear.weight
             weight[: encoder.n_latent].zero_()
             weight[: encoder.n_latent, : self.n_genes] = torch.as_tensor(block.T).to(weight)
         unit = start.scale[:, None] if counts else 1.0
-        back = axes / np.maximum((axes**2).sum(0), 1e-9) * unit
-        self.decoder.linear.weight.copy_(torch.as_tensor(back))
+        self.decoder.linear.weight.copy_(torch.as_tensor(start.loadings * unit))
 
     # ------------------------------------------------------------------ plan
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Gates by themselves: weight decay would pull them to zero beside the L1 term."""
-        return [{"params": [self.responsive.gates, self.invariant.gates], "name": "structure", "weight_decay": 0.0}]
+        """Dynamics apart; gates by themselves, which weight decay would pull to zero beside the L1 term."""
+        gates = [self.responsive.gates, self.invariant.gates]
+        known = {id(gate) for gate in gates}
+        blocks = [block for block in (self.responsive, self.invariant, self.earlier) if block is not None]
+        others = [p for block in blocks for p in block.parameters() if id(p) not in known]
+        rate = lr if self.pairing == "independent" else _DYNAMICS_LR * lr
+        return [
+            {"params": gates, "name": "structure", "weight_decay": 0.0, "lr": rate},
+            {"params": others, "name": "dynamics", "lr": rate},
+        ]
 
     def sample(self, *args: Any, **kwargs: Any) -> Tensor:
         """Roll-outs are drawn by :meth:`sccausal.models.CITEVAE.rollout`."""

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sccausal.models.citevae._axes import components
+
 _MOST_CELLS = 6000
 
 
@@ -18,6 +20,8 @@ class Start(NamedTuple):
         Centre and standard deviation of the features (m,).
     responsive, invariant
         Axes of the standardised features (m, d_s) and (m, d_c), scaled so that scores have variance 1.
+    loadings
+        Least squares loadings (m, d_c + d_s) of the standardised features on the scores of both blocks.
     log_rate
         Log of the mean share per 10 000 counts (m,); None for values that are no counts.
     """
@@ -26,6 +30,7 @@ class Start(NamedTuple):
     scale: np.ndarray
     responsive: np.ndarray
     invariant: np.ndarray
+    loadings: np.ndarray
     log_rate: np.ndarray | None
 
 
@@ -70,8 +75,12 @@ def training_start(
     lacking = n_responsive - axes.shape[1]
     more = _padded(more, lacking + n_invariant, z.shape[1], seed)
     # directions that no intervention was seen to move come last among the responsive ones
-    responsive = np.column_stack([axes, more[:, n_invariant : n_invariant + lacking]])
-    return Start(mean, scale, _scaled(z, responsive), _scaled(z, more[:, :n_invariant]), log_rate)
+    responsive, invariant = np.column_stack([axes, more[:, n_invariant : n_invariant + lacking]]), more[:, :n_invariant]
+    if axes.shape[1]:
+        responsive[:, : axes.shape[1]], invariant = components(z, axes, invariant, dose, time)
+    responsive, invariant = _scaled(z, responsive), _scaled(z, invariant)
+    loadings = np.linalg.lstsq(z @ np.column_stack([invariant, responsive]), z, rcond=1e-4)[0].T
+    return Start(mean, scale, responsive, invariant, loadings, log_rate)
 
 
 def _moved_axes(z: np.ndarray, dose: np.ndarray, time: np.ndarray) -> np.ndarray:

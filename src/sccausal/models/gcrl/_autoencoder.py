@@ -66,17 +66,19 @@ class GCRLAE(ResidualMixin, CausalModel):
     Interventions are optional. Where they are given, they shift the latents by their mean changes, and
     ``model.perturbation`` predicts from these shifts.
 
-    Examples
-    --------
-    >>> from sccausal import GCRLAE
-    >>> GCRLAE.setup_anndata(adata)  # doctest: +SKIP
-    >>> model = GCRLAE(adata, activities=adata.var["community"])  # doctest: +SKIP
-    >>> model.train()  # doctest: +SKIP
-    >>> model.permutation_test().to_frame()  # doctest: +SKIP
-
     See Also
     --------
     sccausal.pl.alignment, sccausal.pl.tmex_null
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_latent_sem(200, n_genes=12, n_latent=3, seed=0)
+    >>> scc.GCRLAE.setup_anndata(adata)
+    >>> model = scc.GCRLAE(adata, activities={"first": adata.var_names[:4], "second": adata.var_names[4:8]})
+    >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)  # in earnest: model.train()
+    >>> model.permutation_test(n_permutations=19).to_frame().index.tolist()
+    ['autoencoder', 'PCA', 'random projection']
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation"})

@@ -84,20 +84,21 @@ class GCRLVAE(LatentSEMMixin, CausalModel):  # type: ignore[misc]
     Pairs of a control and a treated cell are drawn anew in every epoch. Shift interventions identify the exogenous
     parts and the targets but not the graph, which :meth:`identifiability_report` says.
 
-    Examples
-    --------
-    >>> from sccausal import GCRLVAE
-    >>> GCRLVAE.setup_anndata(adata, intervention_key="perturbation", control="control")  # doctest: +SKIP
-    >>> model = GCRLVAE(adata, activities={"erythroid": ["KLF1", "GATA1"], "stress": ["ATF4", "DDIT3"]})
-    ... # doctest: +SKIP
-    >>> model.train()  # doctest: +SKIP
-    >>> predicted = model.perturbation.predict(interventions=["KLF1+MAP2K6"])  # doctest: +SKIP
-    >>> model.get_intervention_targets()  # doctest: +SKIP
-
     See Also
     --------
     sccausal.models.DiscrepancyVAE : the same model without activities.
     sccausal.models.GCRLAE : alignment of an autoencoder, with its permutation test.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_latent_sem(200, n_genes=12, n_latent=3, seed=0)
+    >>> scc.GCRLVAE.setup_anndata(adata, intervention_key="intervention", control="control")
+    >>> model = scc.GCRLVAE(adata, activities={"first": adata.var_names[:4], "second": adata.var_names[4:8]})
+    >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)  # in earnest: model.train()
+    >>> predicted = model.perturbation.predict(interventions=["T00+T01"])
+    >>> model.get_activities().shape  # cells x activities, the global one included
+    (200, 3)
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation"})
@@ -176,13 +177,11 @@ class DiscrepancyVAE(LatentSEMMixin, CausalModel):  # type: ignore[misc]
 
     Examples
     --------
-    >>> import scvi
-    >>> from sccausal import DiscrepancyVAE
-    >>> from sccausal.datasets import simulate_latent_sem
-    >>> adata = simulate_latent_sem(400, n_genes=10)
-    >>> DiscrepancyVAE.setup_anndata(adata, intervention_key="intervention", control="control")
-    >>> model = DiscrepancyVAE(adata)
-    >>> model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_latent_sem(400, n_genes=10, seed=0)
+    >>> scc.DiscrepancyVAE.setup_anndata(adata, intervention_key="intervention", control="control")
+    >>> model = scc.DiscrepancyVAE(adata)
+    >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)  # in earnest: model.train()
     >>> model.get_intervention_targets().shape
     (5, 6)
     """

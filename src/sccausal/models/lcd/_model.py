@@ -103,18 +103,20 @@ class LCD(TrainingMixin, OutputsMixin, CausalModel):  # type: ignore[misc]
     zero keep it (cells drop to zero or leave it). Source cells of a batch the model has not seen are taken relative to
     their own control cells.
 
-    Examples
-    --------
-    >>> from sccausal import LCD
-    >>> LCD.setup_anndata(adata, intervention_key="perturbation", control="control")  # doctest: +SKIP
-    >>> model = LCD(adata)  # doctest: +SKIP
-    >>> model.train()  # doctest: +SKIP
-    >>> predicted = model.perturbation.predict(interventions=["KLF1+MAP2K6"])  # doctest: +SKIP
-    >>> direct = model.clipr(n_bootstrap=100)  # doctest: +SKIP
-
     See Also
     --------
     sccausal.tl.clipr : direct effects without a model.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> adata = scc.datasets.simulate_stationary(8, n_cells=40, seed=0)
+    >>> scc.LCD.setup_anndata(adata, intervention_key="intervention", control="control")
+    >>> model = scc.LCD(adata)
+    >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)  # in earnest: model.train()
+    >>> predicted = model.perturbation.predict(interventions=["G000+G001"])
+    >>> model.clipr(n_bootstrap=10).direct_effects.shape  # sources x targets
+    (8, 8)
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation", "grn"})

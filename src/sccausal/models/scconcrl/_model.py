@@ -116,20 +116,23 @@ class ScConCRL(OutputsMixin, CausalModel):  # type: ignore[misc]
     Strata of the population loss are ``labels_key`` x ``batch_key``; without labels cells are clustered. The
     combination of several targets is the sum of their effects until combinations in training teach otherwise.
 
-    Examples
-    --------
-    >>> from sccausal import ScConCRL
-    >>> ScConCRL.setup_anndata(adata, labels_key="cell_type", condition_key="condition", control="control")
-    ... # doctest: +SKIP
-    >>> model = ScConCRL(adata, regulators="is_tf")  # doctest: +SKIP
-    >>> model.train()  # doctest: +SKIP
-    >>> predicted = model.perturbation.predict(interventions=["stimulated"])  # doctest: +SKIP
-    >>> network = model.grn.network(top=1000)  # doctest: +SKIP
-
     See Also
     --------
     sccausal.tl.structure : the same network without the autoencoder.
     sccausal.tl.key_genes : genes through which a condition acts.
+
+    Examples
+    --------
+    >>> import sccausal as scc
+    >>> cells = scc.datasets.simulate_perturb_seq(200, 30, 3, n_types=2, condition=True, seed=0)
+    >>> adata = scc.metrics.log1p_norm(cells)
+    >>> scc.ScConCRL.setup_anndata(adata, labels_key="cell_type", condition_key="condition", control="control")
+    >>> model = scc.ScConCRL(adata)
+    >>> model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)  # in earnest: model.train()
+    >>> predicted = model.perturbation.predict(interventions=["stimulated"])
+    >>> network = model.grn.network(top=1000)
+    >>> predicted.shape[1], network.genes == list(adata.var_names)
+    (30, True)
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"perturbation", "grn"})
