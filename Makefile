@@ -5,6 +5,8 @@
 #   make test-celloracle  the bridge to CellOracle, in an environment of its own (needs uv)
 #   make lint        ruff and mypy
 #   make docs        the documentation, warnings are errors (docs/_build/html/index.html)
+#   make linkcheck   the same, then its internal links
+#   make gallery     draws the pictures of the gallery, the start page and the README anew (minutes)
 #   make bench       the benchmarks (`make bench BENCH=speed`, `BENCH_ARGS=--small`)
 #   make notebooks   runs every notebook
 #   make clean       removes what the targets above wrote, but not the environment
@@ -28,11 +30,11 @@ PIP_INSTALL := $(BIN)/python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS
 BENCH_SCRIPTS := $(sort $(wildcard $(if $(BENCH),benchmarks/bench_$(BENCH).py,benchmarks/bench_*.py)))
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: help demo test test-celloracle lint docs bench notebooks clean
+.PHONY: help demo test test-celloracle lint docs linkcheck gallery bench notebooks clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,12s/^# \{0,1\}//p' Makefile
+	@sed -n '3,14s/^# \{0,1\}//p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,6 +78,13 @@ lint: $(VENV)/.sccausal-dev
 docs: $(VENV)/.sccausal-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+linkcheck: docs
+	$(BIN)/python docs/check_links.py docs/_build/html
+
+gallery: $(VENV)/.sccausal-docs
+	$(BIN)/python docs/make_gallery.py
+	$(BIN)/python docs/make_pictures.py
+
 bench: $(VENV)/.sccausal-dev
 	@test -n "$(BENCH_SCRIPTS)" || { echo "no benchmark of that name: $(BENCH)" >&2; exit 1; }
 	@set -e; for script in $(BENCH_SCRIPTS); do \
@@ -87,5 +96,5 @@ notebooks: $(VENV)/.sccausal-docs
 
 clean:
 	rm -rf build dist htmlcov $(OUT) .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf docs/_build docs/api/generated docs/jupyter_execute lightning_logs scvi_log
+	rm -rf docs/_build docs/api/generated docs/notebooks/*.ipynb docs/notebooks/_* docs/jupyter_execute lightning_logs scvi_log
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

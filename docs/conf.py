@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from datetime import date
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import anndata  # noqa: F401  (before the package, which registers its accessor when anndata is there)
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 # what sphinx-autodoc-typehints calls in Sphinx is not ours to change
 warnings.filterwarnings("ignore", module="sphinx_autodoc_typehints")
@@ -25,10 +31,13 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_autodoc_typehints",
     "sphinxcontrib.bibtex",
+    "notebook_pages",
+    "prose_sections",
 ]
 
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
-exclude_patterns = ["_build", "Thumbs.db", "**.ipynb_checkpoints", "jupyter_execute"]
+# .rst stands first: autosummary writes its pages in the first format, and in Markdown they would stay text
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["_build", "Thumbs.db", "**.ipynb_checkpoints", "jupyter_execute", "notebooks/_cards.md"]
 templates_path = ["_templates"]
 
 # notebooks carry their outputs; `make notebooks` runs them
@@ -46,8 +55,9 @@ napoleon_numpy_docstring = True
 napoleon_use_rtype = True
 napoleon_use_param = True
 napoleon_preprocess_types = True
-napoleon_custom_sections = [("Warns", "returns_style")]
+
 typehints_defaults = "braces"
+typehints_document_rtype_none = False
 always_use_bars_union = True
 
 bibtex_bibfiles = ["references.bib"]
@@ -78,6 +88,7 @@ suppress_warnings = [
 html_theme = "furo"
 html_title = f"sccausal {release}"
 html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"},
     "dark_css_variables": {"color-brand-primary": "#56B4E9", "color-brand-content": "#56B4E9"},
