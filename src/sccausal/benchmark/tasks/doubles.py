@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ import pandas as pd
 
 from sccausal import baselines as bl
 from sccausal.benchmark._folder import data_file, read_h5ad
-from sccausal.benchmark._methods import register
-from sccausal.benchmark._task import Case, Dataset, Keys, Request, Task
+from sccausal.benchmark._methods import Kind, register
+from sccausal.benchmark._task import Case, Dataset, Keys, Problem, Request, Task
 from sccausal.benchmark.tasks import _cells, _gcrl, _lcd
 
 if TYPE_CHECKING:
@@ -133,19 +133,20 @@ TASK = Task(
     paired_by="double",
 )
 
+RULES: dict[str, tuple[Kind, Callable[[Problem], bl.Baseline]]] = {
+    "no change": ("baseline", lambda p: bl.NoChange()),
+    "perturbed mean": ("baseline", lambda p: bl.PerturbedMean()),
+    "matching mean": ("baseline", lambda p: bl.MatchingMean()),
+    "additive": ("baseline", lambda p: bl.Additive()),
+    "scaled additive": ("baseline", lambda p: bl.ScaledAdditive()),
+    "nearest perturbation": ("baseline", lambda p: bl.NearestPerturbation()),
+    "latent additive": ("baseline", lambda p: bl.LatentAdditive()),
+    "permuted labels": ("negative", lambda p: bl.PermutedLabels(bl.Additive(), seed=p.seed)),
+}
+"""Rules that say something about a pair of interventions."""
+
 _cells.register_rules(
-    "doubles",
-    {
-        "no change": ("baseline", lambda p: bl.NoChange()),
-        "perturbed mean": ("baseline", lambda p: bl.PerturbedMean()),
-        "matching mean": ("baseline", lambda p: bl.MatchingMean()),
-        "additive": ("baseline", lambda p: bl.Additive()),
-        "scaled additive": ("baseline", lambda p: bl.ScaledAdditive()),
-        "nearest perturbation": ("baseline", lambda p: bl.NearestPerturbation()),
-        "latent additive": ("baseline", lambda p: bl.LatentAdditive()),
-        "elastic net on embedding": ("baseline", lambda p: bl.ElasticNetEmbedding()),
-        "permuted labels": ("negative", lambda p: bl.PermutedLabels(bl.Additive(), seed=p.seed)),
-    },
+    "doubles", {**RULES, "elastic net on embedding": ("baseline", lambda p: bl.ElasticNetEmbedding())}
 )
 # without any measured target the rule has no features
 register("doubles", "linear GWP", kind="baseline", applies=lambda p: _measured(p) > 1)(

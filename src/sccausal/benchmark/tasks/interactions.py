@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from sccausal import baselines as bl
 from sccausal._errors import InputDataError
 from sccausal.benchmark._methods import register
 from sccausal.benchmark._task import Case, Dataset, Request, Task
@@ -119,19 +118,7 @@ TASK = Task(
     paired_by="pair",
 )
 
-_cells.register_rules(
-    "interactions",
-    {
-        "no change": ("baseline", lambda p: bl.NoChange()),
-        "perturbed mean": ("baseline", lambda p: bl.PerturbedMean()),
-        "matching mean": ("baseline", lambda p: bl.MatchingMean()),
-        "additive": ("baseline", lambda p: bl.Additive()),
-        "scaled additive": ("baseline", lambda p: bl.ScaledAdditive()),
-        "nearest perturbation": ("baseline", lambda p: bl.NearestPerturbation()),
-        "latent additive": ("baseline", lambda p: bl.LatentAdditive()),
-        "permuted labels": ("negative", lambda p: bl.PermutedLabels(bl.Additive(), seed=p.seed)),
-    },
-)
+_cells.register_rules("interactions", doubles.RULES)
 register("interactions", "duplicate", kind="ceiling", sees_truth=True)(duplicate)
 register("interactions", "ScConCRL")(_cells.scconcrl)
 register("interactions", "DiscrepancyVAE")(_gcrl.cells)
